@@ -1,0 +1,21 @@
+"""The errors bayes-lora raises on purpose. Each message names what is wrong and what to do."""
+
+
+class BayesLoraError(Exception):
+    """Base of every error raised on purpose; the command line turns it into one line, status 2."""
+
+
+class InputDataError(BayesLoraError, ValueError):
+    """The user's data cannot be used: the message names file, row or column."""
+
+
+class ConfigError(BayesLoraError, ValueError):
+    """A parameter or flag has a value that cannot work: the message names it and what would."""
+
+
+class UnsupportedError(BayesLoraError, NotImplementedError):
+    """A combination that is not built: the message says what to use instead."""
+
+
+class RunFolderError(BayesLoraError, OSError):
+    """A run folder is missing, broken, already taken, or belongs to another backbone."""
