@@ -1,0 +1,60 @@
+"""Calibration of class probabilities: metrics, bootstrap intervals, diagrams and a report.
+
+Knows arrays only. Everything is validated before anything is computed from it:
+
+    >>> from calibration import bootstrap_interval, ece
+    >>> value = ece(probabilities, labels)
+    >>> low, high = bootstrap_interval(ece, probabilities, labels)
+"""
+
+from calibration.bootstrap import Interval, bootstrap_interval
+from calibration.diagrams import reliability_diagram, risk_coverage_diagram
+from calibration.errors import (
+    CalibrationError,
+    InvalidPredictionsError,
+    ParameterError,
+    PredictionsFileError,
+    ReportError,
+    UndefinedMetricError,
+)
+from calibration.metrics import (
+    accuracy,
+    adaptive_ece,
+    aurc,
+    auroc,
+    brier,
+    classwise_ece,
+    ece,
+    mce,
+    nll,
+)
+from calibration.reading import PredictionsFile, read_predictions
+from calibration.report import write_report
+from calibration.validation import Predictions, validate
+
+__all__ = [
+    "CalibrationError",
+    "Interval",
+    "InvalidPredictionsError",
+    "ParameterError",
+    "Predictions",
+    "PredictionsFile",
+    "PredictionsFileError",
+    "ReportError",
+    "UndefinedMetricError",
+    "accuracy",
+    "adaptive_ece",
+    "aurc",
+    "auroc",
+    "bootstrap_interval",
+    "brier",
+    "classwise_ece",
+    "ece",
+    "mce",
+    "nll",
+    "read_predictions",
+    "reliability_diagram",
+    "risk_coverage_diagram",
+    "validate",
+    "write_report",
+]

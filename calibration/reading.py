@@ -1,0 +1,209 @@
+"""Read predictions.jsonl: one JSON object per row, with options, probabilities and the label.
+
+Required in every row: `options` (list of strings), `probabilities` (one number per option) and
+`label` (one of the options). Used if there: `input` (string), `num_draws` (int, the same in every
+row) and `mutual_information` (nats). Other keys are left alone.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibration.errors import InvalidPredictionsError, PredictionsFileError
+from calibration.validation import Predictions, validate
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a predictions file.
+
+    Attributes:
+        line: Its line in the file, from 1.
+        input: The text that was classified, if the file has it.
+        options: What there was to choose from.
+        probabilities: One number per option.
+        label: Index of the true option, or None if unknown.
+        num_draws: Posterior draws averaged over, if the file has it.
+        mutual_information: In nats, if the file has it.
+    """
+
+    line: int
+    input: str | None
+    options: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    label: int | None
+    num_draws: int | None
+    mutual_information: float | None
+
+
+@dataclass(frozen=True)
+class PredictionsFile:
+    """A predictions file whose every row has been checked.
+
+    Attributes:
+        path: Where it was read from.
+        rows: The rows [n] in the file's order.
+        predictions: The same rows as arrays.
+        num_draws: Posterior draws behind each row, if the file has it.
+    """
+
+    path: Path
+    rows: tuple[Row, ...]
+    predictions: Predictions
+    num_draws: int | None
+
+
+class _RowError(Exception):
+    """What is wrong with the row being read; the file and line are added further up."""
+
+
+def read_predictions(path: Path) -> PredictionsFile:
+    """Read and check a labelled predictions file.
+
+    Args:
+        path: A JSON-lines file in UTF-8; blank lines are skipped.
+
+    Returns:
+        The rows, and the same as checked arrays.
+
+    Raises:
+        PredictionsFileError: For a file that cannot be read, is empty, or has a row that is
+            broken, unlabelled or no probability distribution; it names the file and the line.
+    """
+    rows = _read_rows(path)
+    labels = _labels(path, rows)
+    for row in rows:
+        if row.num_draws != rows[0].num_draws:
+            raise PredictionsFileError(
+                f"{path}, line {row.line}: num_draws is {row.num_draws} but {rows[0].num_draws} "
+                f"on line {rows[0].line}; keep the predictions of each run in a file of its own"
+            )
+    try:
+        predictions = validate([row.probabilities for row in rows], labels)
+    except InvalidPredictionsError as error:
+        where = f"{path}" if error.row is None else f"{path}, line {rows[error.row].line}"
+        raise PredictionsFileError(f"{where}: {error.problem}") from error
+    return PredictionsFile(path, tuple(rows), predictions, rows[0].num_draws)
+
+
+def _read_rows(path: Path) -> list[Row]:
+    try:
+        # Split at \n alone: str.splitlines would cut a text at U+2028, which JSON leaves as it is.
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise PredictionsFileError(
+            f"{path}: cannot be read ({error.strerror}); give a predictions.jsonl file"
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                rows.append(_parse(line, number))
+            except _RowError as error:
+                raise PredictionsFileError(f"{path}, line {number}: {error}") from error
+    if not rows:
+        raise PredictionsFileError(f"{path}: is empty; a report needs at least one prediction")
+    return rows
+
+
+def _labels(path: Path, rows: list[Row]) -> list[int]:
+    """The label of each row; that none is missing is checked here."""
+    missing = [row.line for row in rows if row.label is None]
+    if len(missing) == len(rows):
+        raise PredictionsFileError(
+            f"{path}: no row has a label; accuracy needs labels, so predict on labelled data"
+        )
+    if missing:
+        raise PredictionsFileError(
+            f"{path}, line {missing[0]}: has no label, unlike other rows ({len(missing)} of "
+            f"{len(rows)} have none); label these rows or take them out"
+        )
+    return [row.label for row in rows if row.label is not None]
+
+
+def _parse(line: bytes, number: int) -> Row:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _RowError(f"is not UTF-8 text (byte {error.start + 1} of the line)") from error
+    except (ValueError, RecursionError) as error:
+        raise _RowError(f"is not valid JSON ({error}); write one object per line") from error
+    if not isinstance(record, dict):
+        raise _RowError(f"is a JSON {type(record).__name__}, not an object with named values")
+    options = _options(record)
+    return Row(
+        line=number,
+        input=_optional_text(record, "input"),
+        options=options,
+        probabilities=_probabilities(record, len(options)),
+        label=_label(record, options),
+        num_draws=_num_draws(record),
+        mutual_information=_optional_number(record, "mutual_information"),
+    )
+
+
+def _list(record: dict[str, Any], key: str) -> list[Any]:
+    if key not in record:
+        raise _RowError(f'has no "{key}"; every row needs options and probabilities')
+    if not isinstance(record[key], list):
+        raise _RowError(f'"{key}" must be a list, not {record[key]!r:.60}')
+    return record[key]
+
+
+def _options(record: dict[str, Any]) -> tuple[str, ...]:
+    options = _list(record, "options")
+    for option in options:
+        if not isinstance(option, str):
+            raise _RowError(f'"options" must be strings, but one is {option!r:.60}')
+    if len(set(options)) < len(options):
+        raise _RowError('"options" has the same option twice, so the label would be ambiguous')
+    return tuple(options)
+
+
+def _probabilities(record: dict[str, Any], count: int) -> tuple[float, ...]:
+    values = _list(record, "probabilities")
+    if len(values) != count:
+        raise _RowError(f"has {count} options but {len(values)} probabilities; give one each")
+    return tuple(_number(value, "probabilities") for value in values)
+
+
+def _label(record: dict[str, Any], options: tuple[str, ...]) -> int | None:
+    label = _optional_text(record, "label")
+    if label is None:
+        return None
+    if label not in options:
+        raise _RowError(f"label {label!r:.60} is not one of its options")
+    return options.index(label)
+
+
+def _num_draws(record: dict[str, Any]) -> int | None:
+    draws = record.get("num_draws")
+    if draws is None:
+        return None
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise _RowError(f'"num_draws" must be a whole number from 1 up, not {draws!r:.60}')
+    return draws
+
+
+def _optional_text(record: dict[str, Any], key: str) -> str | None:
+    value = record.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _RowError(f'"{key}" must be a string, not {value!r:.60}')
+    return value
+
+
+def _optional_number(record: dict[str, Any], key: str) -> float | None:
+    return None if record.get(key) is None else _number(record[key], key)
+
+
+def _number(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _RowError(f'"{key}" must be a number, not {value!r:.60}')
+    if not abs(value) < math.inf:
+        raise _RowError(f'"{key}" holds {value}; NaN and infinity say that the model broke down')
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise _RowError(f'"{key}" holds a number too large to be one') from error

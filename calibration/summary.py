@@ -1,0 +1,73 @@
+"""Measure one predictions file, and pick the rows of it that are worth reading."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibration.bootstrap import Interval, bootstrap_interval
+from calibration.errors import UndefinedMetricError
+from calibration.metrics import METRICS
+from calibration.reading import PredictionsFile
+from calibration.validation import Floats, Integers, Predictions
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the report says about one file.
+
+    Attributes:
+        values: The metrics of `METRICS` by name; None where undefined.
+        intervals: Their bootstrap intervals, by name; None where undefined.
+        undefined: Why a metric is undefined, by name, for those that are.
+    """
+
+    values: dict[str, float | None]
+    intervals: dict[str, Interval | None]
+    undefined: dict[str, str]
+
+
+def measure(data: Predictions, *, resamples: int, level: float, seed: int) -> Measured:
+    """Compute every metric with its interval.
+
+    Args:
+        data: Checked predictions.
+        resamples: Bootstrap resamples.
+        level: Coverage of the intervals.
+        seed: Seed of the resampling.
+
+    Returns:
+        Values and intervals; an undefined metric is None with the reason beside it.
+    """
+    values: dict[str, float | None] = {}
+    intervals: dict[str, Interval | None] = {}
+    undefined = {}
+    arrays = (data.probabilities, data.labels, data.num_options)
+    for name, metric in METRICS.items():
+        try:
+            values[name] = metric(*arrays)
+            intervals[name] = bootstrap_interval(
+                metric, *arrays, resamples=resamples, level=level, seed=seed
+            )
+        except UndefinedMetricError as error:
+            values.setdefault(name, None)
+            intervals[name] = None
+            undefined[name] = str(error)
+    return Measured(values, intervals, undefined)
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """Entropy of each row in nats, float64 [n], for zero-padded float64 [n, K]."""
+    safe = np.where(probabilities > 0, probabilities, 1.0)
+    return -(safe * np.log(safe)).sum(axis=1)
+
+
+def most_uncertain(file: PredictionsFile, count: int) -> Integers:
+    """The rows of highest predictive entropy, int64 [<= count], highest first."""
+    return np.argsort(-entropy(file.predictions.probabilities), kind="stable")[:count]
+
+
+def most_confidently_wrong(file: PredictionsFile, count: int) -> Integers:
+    """The wrongly answered rows of highest confidence, int64 [<= count], highest first."""
+    confidences, correct = file.predictions.confidences, file.predictions.correct
+    wrong = np.flatnonzero(~correct)
+    return wrong[np.argsort(-confidences[wrong], kind="stable")[:count]]
