@@ -19,3 +19,7 @@ class UnsupportedError(BayesLoraError, NotImplementedError):
 
 class RunFolderError(BayesLoraError, OSError):
     """A run folder is missing, broken, already taken, or belongs to another backbone."""
+
+
+class FitError(BayesLoraError, ArithmeticError):
+    """A fit went wrong numerically: the message says what to change."""

@@ -1,0 +1,16 @@
+"""Labelled text in: the task a model is fitted or tested on, its readers, and a generated one."""
+
+from bayes_lora.data.generated import generate, generate_with_probabilities
+from bayes_lora.data.spec import read
+from bayes_lora.data.tabular import read_tabular, write_csv
+from bayes_lora.data.task import Example, Task
+
+__all__ = [
+    "Example",
+    "Task",
+    "generate",
+    "generate_with_probabilities",
+    "read",
+    "read_tabular",
+    "write_csv",
+]

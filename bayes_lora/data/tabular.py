@@ -1,0 +1,174 @@
+"""Tasks in csv and jsonl files.
+
+The columns are `text` and `label`, or `input` and `output`; a column `options` may list the
+row's options (a list in jsonl, a JSON list in csv), and every other column becomes an attribute.
+Texts, labels and options lose the white space around them.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bayes_lora.data.records import Record, parse_json, read_records
+from bayes_lora.data.task import Example, Task
+from bayes_lora.errors import InputDataError
+from bayes_lora.files import atomic_text
+
+_OPTIONS = "options"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which columns hold the text and the label."""
+
+    text: str
+    label: str
+
+
+_LAYOUTS = (_Layout("text", "label"), _Layout("input", "output"))
+
+
+def read_tabular(path: str | Path, *, options: Sequence[str] | None = None) -> Task:
+    """Read a task from a .csv or .jsonl file.
+
+    Without an `options` column, the options are those given, or else the sorted set of labels
+    in the file. With both, each row's options must be the given ones, and take their order.
+    A JSON label that is a number, true or false is taken as it is written: `1` is "1".
+
+    Args:
+        path: The file, UTF-8, with or without a byte order mark.
+        options: The options of a fitted run. Only with them may rows lack a label.
+
+    Raises:
+        InputDataError: The file cannot be read, a column or a value is missing, a label is not
+            among the options, or the options are fewer than two or repeated.
+    """
+    path = Path(path)
+    records = read_records(path)
+    columns = list(dict.fromkeys(column for record in records for column in record.fields))
+    layout = _layout(columns, path.name, label_needed=options is None)
+    shared = None
+    if options is not None:
+        shared = _checked_options(options, "the options given")
+    elif _OPTIONS not in columns:
+        shared = _labels_found(records, layout, path.name)
+    examples = [_example(record, layout, shared, options is None) for record in records]
+    return Task(path.stem, tuple(examples))
+
+
+def write_csv(task: Task, path: str | Path) -> None:
+    """Write the texts and labels of a task to a csv file, whole or not at all.
+
+    An example without a label gets an empty one; attributes and options are not written.
+
+    Raises:
+        ConfigError: The file cannot be written there.
+    """
+    with atomic_text(path) as file:
+        # Quoting all, because a bare carriage return would otherwise end the row.
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writerow(["text", "label"])
+        for example in task.examples:
+            label = "" if example.label is None else example.options[example.label]
+            writer.writerow([example.input, label])
+
+
+def _layout(columns: list[str], name: str, *, label_needed: bool) -> _Layout:
+    found = [layout for layout in _LAYOUTS if layout.text in columns]
+    if not found:
+        raise InputDataError(
+            f"{name}: there is no column 'text' (or 'input'); the columns are {_listed(columns)}"
+        )
+    if len(found) > 1:
+        raise InputDataError(f"{name}: there are both 'text' and 'input'; rename one of them")
+    (layout,) = found
+    if label_needed and layout.label not in columns:
+        raise InputDataError(
+            f"{name}: there is no column {layout.label!r} beside {layout.text!r}; "
+            f"the columns are {_listed(columns)}"
+        )
+    return layout
+
+
+def _labels_found(records: list[Record], layout: _Layout, name: str) -> tuple[str, ...]:
+    labels = sorted({_label(record, layout, needed=True) for record in records})
+    if len(labels) == 1:
+        raise InputDataError(
+            f"{name}: one class only, all {len(records)} rows are labelled "
+            f"{_listed(labels)}; add rows of another class"
+        )
+    return tuple(labels)
+
+
+def _example(
+    record: Record, layout: _Layout, shared: tuple[str, ...] | None, label_needed: bool
+) -> Example:
+    text = _text(record, layout.text)
+    if not text:
+        raise InputDataError(f"{record.where}: {layout.text!r} is empty; fill it in or remove it")
+    options = _row_options(record, shared)
+    label = _label(record, layout, needed=label_needed)
+    if label and label not in options:
+        raise InputDataError(
+            f"{record.where}: label {label!r} is not among the options {_listed(options)}; "
+            "correct it or remove the row"
+        )
+    own = (layout.text, layout.label, _OPTIONS)
+    return Example(
+        input=text,
+        options=options,
+        label=options.index(label) if label else None,
+        attributes={name: _text(record, name) for name in record.fields if name not in own},
+        where=record.where,
+    )
+
+
+def _text(record: Record, column: str) -> str:
+    value = record.fields.get(column, "")
+    if isinstance(value, list):
+        raise InputDataError(f"{record.where}: {column!r} is a list; give text or a number")
+    return value.strip()
+
+
+def _label(record: Record, layout: _Layout, *, needed: bool) -> str:
+    """The row's label; empty where it has none and none is needed."""
+    label = _text(record, layout.label)
+    if needed and not label:
+        raise InputDataError(f"{record.where}: {layout.label!r} is empty; fill it in")
+    return label
+
+
+def _row_options(record: Record, shared: tuple[str, ...] | None) -> tuple[str, ...]:
+    value = record.fields.get(_OPTIONS)
+    if value is None and shared is not None:
+        return shared
+    if isinstance(value, str):  # csv has no lists
+        value = parse_json(value, f"{record.where}, 'options'")
+    if not isinstance(value, list):
+        raise InputDataError(f"{record.where}: 'options' is not a JSON list of strings; give one")
+    options = _checked_options(value, record.where)
+    if shared is None:
+        return options
+    if set(options) != set(shared):
+        raise InputDataError(
+            f"{record.where}: the options {_listed(options)} are not the ones given, "
+            f"{_listed(shared)}; correct them or leave the column out"
+        )
+    return shared
+
+
+def _checked_options(options: Sequence[str], where: str) -> tuple[str, ...]:
+    stripped = tuple(option.strip() for option in options)
+    if len(stripped) < 2:
+        raise InputDataError(f"{where}: there must be two options or more, not {len(stripped)}")
+    if "" in stripped:
+        raise InputDataError(f"{where}: an option is empty; name it or remove it")
+    if len(set(stripped)) < len(stripped):
+        raise InputDataError(f"{where}: an option is repeated in {_listed(stripped)}; remove it")
+    return stripped
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:12])
+    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown
