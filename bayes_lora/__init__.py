@@ -1,0 +1,27 @@
+"""bayes-lora: a posterior over low-rank adapters of a transformer, and predictions from it."""
+
+from bayes_lora.adapters import LoRA
+from bayes_lora.backbone import load_backbone
+from bayes_lora.data import Task, read
+from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal
+from bayes_lora.errors import BayesLoraError
+from bayes_lora.inference import FitSettings, ModelSettings, fit
+from bayes_lora.posterior import Posterior
+from bayes_lora.predict import Predictions
+
+__all__ = [
+    "BayesLoraError",
+    "Effect",
+    "FitSettings",
+    "Flat",
+    "LearnedNormal",
+    "LoRA",
+    "ModelSettings",
+    "Normal",
+    "Posterior",
+    "Predictions",
+    "Task",
+    "fit",
+    "load_backbone",
+    "read",
+]

