@@ -25,9 +25,9 @@ class ModelSettings:
             is tempering.
     """
 
-    adapter_prior: Prior = field(default_factory=lambda: LearnedNormal(0.1))
+    adapter_prior: Prior = field(default_factory=lambda: Normal(0.3))
     head_prior: Prior = field(default_factory=lambda: LearnedNormal(1.0))
-    kl_weight: float = 1.0
+    kl_weight: float = 0.1
 
     def __post_init__(self) -> None:
         if not self.kl_weight > 0:
@@ -37,8 +37,8 @@ class ModelSettings:
 # A scale cannot be learned with a point: the joint optimum is a point of no width at zero.
 DEFAULTS = {
     "mean-field": ModelSettings(),
-    "map": ModelSettings(Normal(0.1), Normal(1.0)),
-    "mle": ModelSettings(Flat(), Flat()),
+    "map": ModelSettings(Normal(0.3), Normal(1.0), kl_weight=1.0),
+    "mle": ModelSettings(Flat(), Flat(), kl_weight=1.0),
 }
 
 

@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class FitSettings:
     """How a guide is fitted. The defaults are justified in docs/defaults.md.
 
     Args:
-        epochs: Passes over the training rows.
+        epochs: Passes over the training rows; None for 20, or as many as make 150 steps.
         max_steps: Optimizer steps; overrides ``epochs`` when given.
         batch_size: Rows in one forward pass (rounded down to a multiple of ``draws``).
         accumulate: Forward passes in one optimizer step.
@@ -42,7 +42,7 @@ class FitSettings:
         seed: Of initial values, batches and draws.
     """
 
-    epochs: float = 20
+    epochs: float | None = None
     max_steps: int | None = None
     batch_size: int = 32
     accumulate: int = 1
@@ -55,11 +55,17 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "draws", "learning_rate", "patience"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}.")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ConfigError(f"max_steps must be positive, not {self.max_steps}.")
+        for name, value in asdict(self).items():
+            if name != "seed" and value is not None and not isinstance(value, bool) and value <= 0:
+                raise ConfigError(f"{name} must be positive, not {value}.")
+
+    def length(self, steps_in_epoch: int) -> int:
+        """Return the number of optimizer steps."""
+        if self.max_steps is not None:
+            return self.max_steps
+        if self.epochs is not None:
+            return max(1, round(self.epochs * steps_in_epoch))
+        return max(20 * steps_in_epoch, 150)
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,9 @@ class SVITrainer(Trainer):
         self, svi: SVIModule, *, dev: LabelledTexts | None, dev_draws: int = 8, **kwargs: Any
     ) -> None:
         super().__init__(model=svi, **kwargs)
+        # The loss is a mean over the batch, to be divided by the batches accumulated; the Trainer
+        # would take forward's **inputs for a sign that it already was.
+        self.model_accepts_loss_kwargs = False
         self.svi = svi
         self.dev = dev
         self.dev_draws = dev_draws
@@ -186,7 +195,8 @@ def fit_svi(
     """
     batch_size, draws = _batch_shape(settings, len(train.texts), guide)
     with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder:
-        arguments = _arguments(settings, batch_size, folder, stops=dev is not None)
+        steps_in_epoch = max(1, len(train.texts) // batch_size // settings.accumulate)
+        arguments = _arguments(settings, batch_size, steps_in_epoch, folder, dev is not None)
         set_seed(settings.seed)
         model.backbone.to(arguments.device)
         if settings.checkpointing:
@@ -226,13 +236,12 @@ def _batch_shape(settings: FitSettings, num_rows: int, guide: Guide) -> tuple[in
 
 
 def _arguments(
-    settings: FitSettings, batch_size: int, folder: str, stops: bool
+    settings: FitSettings, batch_size: int, steps_in_epoch: int, folder: str, stops: bool
 ) -> TrainingArguments:
     strategy = "epoch" if stops else "no"
     arguments = TrainingArguments(
         output_dir=folder,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
+        max_steps=settings.length(steps_in_epoch),
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=settings.accumulate,
         dataloader_drop_last=True,  # a short batch would weigh its rows more than the others

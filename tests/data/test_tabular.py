@@ -268,5 +268,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no/mine\.csv': cannot be written"):
+    (tmp_path / "no").write_text("a file, where a folder is needed")
+    with pytest.raises(ConfigError, match=r"no/mine\.csv' cannot be written"):
         write_csv(Task("mine", ()), tmp_path / "no" / "mine.csv")

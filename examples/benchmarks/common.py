@@ -1,0 +1,60 @@
+"""What the benchmarks share: reading rows, and JSON that says how it was made."""
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bayes_lora.data import Example, Task
+
+PACKAGES = ("bayes-lora", "torch", "transformers", "pyro-ppl", "peft", "netcal", "numpy")
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """Read (text, label) pairs from a file of lines ``label text`` (latin-1)."""
+    lines = path.read_text(encoding="latin-1").splitlines()
+    return [(text, label) for label, _, text in (line.partition(" ") for line in lines) if text]
+
+
+def to_task(name: str, rows: list[tuple[str, str]], all_rows: list[tuple[str, str]]) -> Task:
+    """Make a task of some rows, with the labels of ``all_rows`` as its options."""
+    options = tuple(sorted({label for _, label in all_rows}))
+    examples = (
+        Example(input=text, options=options, label=options.index(label), where=f"{name}, row {i}")
+        for i, (text, label) in enumerate(rows, 1)
+    )
+    return Task(name, tuple(examples))
+
+
+def describe_run() -> dict[str, Any]:
+    """Say how a run is made: command, versions, machine; with an empty table of results."""
+    return {
+        "command": "python " + " ".join(sys.argv[:1]),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "results": {},
+    }
+
+
+def write_json(results: dict[str, Any], path: Path) -> None:
+    """Write results whole or not at all, so that an interrupted run can go on."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(results, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
