@@ -29,6 +29,7 @@ from calibration.metrics import (
     nll,
 )
 from calibration.reading import PredictionsFile, read_predictions
+from calibration.recalibration import apply_temperature, fit_temperature
 from calibration.report import write_report
 from calibration.validation import Predictions, validate
 
@@ -44,12 +45,14 @@ __all__ = [
     "UndefinedMetricError",
     "accuracy",
     "adaptive_ece",
+    "apply_temperature",
     "aurc",
     "auroc",
     "bootstrap_interval",
     "brier",
     "classwise_ece",
     "ece",
+    "fit_temperature",
     "mce",
     "nll",
     "read_predictions",

@@ -3,9 +3,17 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from bayes_lora.backbone.backbone import Backbone
 from bayes_lora.errors import ConfigError, UnsupportedError
@@ -41,9 +49,7 @@ def load_backbone(
     """
     source = str(_minilm_folder()) if name == MINILM else name
     try:
-        model = AutoModel.from_pretrained(
-            source, dtype=dtype, attn_implementation=attention, use_safetensors=True
-        )
+        model, missing = _load_model(source, dtype, attention)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -51,9 +57,10 @@ def load_backbone(
             f"Backbone {name!r} cannot be loaded: {reason} Give a folder that holds config.json, "
             f"model.safetensors and a tokenizer, a hub name, or {MINILM!r}."
         ) from error
-    if model.config.is_encoder_decoder:
-        raise UnsupportedError(
-            f"Backbone {name!r} is an encoder-decoder; give an encoder or a decoder."
+    if missing:
+        raise ConfigError(
+            f"Backbone {name!r} lacks pretrained weights, which would be random: "
+            f"{', '.join(sorted(missing)[:5])}. Give a complete checkpoint."
         )
     if hasattr(model.config, "use_cache"):  # a decoder's cache is for generating only
         model.config.use_cache = False
@@ -67,6 +74,31 @@ def load_backbone(
         targets=targets,
         max_length=max_length,
     )
+
+
+def _load_model(
+    source: str, dtype: torch.dtype, attention: str | None
+) -> tuple[PreTrainedModel, set[str]]:
+    """Load a model without its task head; also return the weights its checkpoint lacks."""
+    config = AutoConfig.from_pretrained(source)
+    if config.is_encoder_decoder:
+        raise UnsupportedError(
+            f"Backbone {source!r} is an encoder-decoder; give an encoder or a decoder."
+        )
+    # A decoder is loaded with its head: where the head is tied to the embeddings, some
+    # checkpoints hold it alone, and the bare model would get random embeddings.
+    decoder = config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    kind: Any = AutoModelForCausalLM if decoder else AutoModel
+    model, info = kind.from_pretrained(
+        source,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = {key for key in info["missing_keys"] if not key.startswith("pooler.")}  # not used
+    return (model.base_model if decoder else model), missing
 
 
 def fingerprint(model: PreTrainedModel) -> str:

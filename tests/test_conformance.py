@@ -1,0 +1,252 @@
+"""The same checks for every adapter, guide and backbone; a new one is a line in a list."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from bayes_lora import FitSettings, Posterior, Task, fit, load_backbone
+from bayes_lora.adapters import Adapter, LoRA
+from bayes_lora.backbone.loading import _minilm_folder
+from bayes_lora.data import Example
+from bayes_lora.errors import RunFolderError
+from bayes_lora.guides import GUIDES, sample
+from bayes_lora.predict import predict
+
+ADAPTERS: dict[str, Adapter] = {"lora": LoRA(rank=2), "lora-scaled": LoRA(rank=1, alpha=4.0)}
+BACKBONES = ["tiny-encoder", "tiny-decoder", "minilm", "tinystories-656K", "stories260K"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SETTINGS = FitSettings(max_steps=3, batch_size=8, draws=4, seed=1)
+WORDS = {"good": ("bright", "warm", "kind"), "bad": ("dull", "cold", "mean")}
+
+
+def make_task(rows: int, name: str = "words") -> Task:
+    generator = np.random.default_rng(0)
+    examples = []
+    for row in range(rows):
+        label = row % 2
+        words = generator.choice(list(WORDS.values())[label], size=1 + row % 5)
+        text = "the film was " + " and ".join(words)
+        examples.append(
+            Example(input=text, options=tuple(WORDS), label=label, where=f"{name}, row {row}")
+        )
+    return Task(name, tuple(examples))
+
+
+TASK = make_task(20)
+TEXTS = [example.input for example in TASK.examples]
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random two-layer models on disk, with MiniLM's real tokenizer."""
+    folder = tmp_path_factory.mktemp("backbones")
+    tokenizer = AutoTokenizer.from_pretrained(str(_minilm_folder()))
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+    }
+    torch.manual_seed(0)
+    for name, model in (
+        ("tiny-encoder", BertModel(BertConfig(**sizes))),
+        ("tiny-decoder", LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))),
+    ):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(params=BACKBONES)
+def backbone_name(request: pytest.FixtureRequest, tiny_folders: Path) -> str:
+    """Each backbone: random and small, and real and pretrained."""
+    return _backbone_path(request, tiny_folders)
+
+
+@pytest.fixture(params=BACKBONES[:2])
+def tiny_name(request: pytest.FixtureRequest, tiny_folders: Path) -> str:
+    """The random ones, for what does not depend on the pretrained weights."""
+    return _backbone_path(request, tiny_folders)
+
+
+def _backbone_path(request: pytest.FixtureRequest, tiny_folders: Path) -> str:
+    if request.param == "minilm":
+        return "minilm"
+    if request.param.startswith("tiny-"):
+        return str(tiny_folders / request.param)
+    data: Path = request.getfixturevalue("data_folder")
+    return str(data / "causal_lm" / request.param)
+
+
+@pytest.fixture(params=[*ADAPTERS])
+def adapter(request: pytest.FixtureRequest) -> Adapter:
+    return ADAPTERS[request.param]
+
+
+@pytest.fixture(params=[*GUIDES])
+def guide(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def _fit(name: str, guide: str, adapter: Adapter | None = None, **changes: object) -> Posterior:
+    settings = FitSettings(**{**SETTINGS.__dict__, **changes})
+    backbone = load_backbone(name)
+    return fit(TASK, backbone, adapter=adapter, guide=guide, settings=settings)
+
+
+def test_fit_predict_save_and_load(
+    backbone_name: str, guide: str, adapter: Adapter, tmp_path: Path
+) -> None:
+    posterior = _fit(backbone_name, guide, adapter)
+    before = posterior.predict(TEXTS, draws=3, keep_draws=True)
+    np.testing.assert_allclose(before.probabilities.sum(1), 1, atol=1e-9)
+    _check_draws(posterior, before.per_draw, random=guide == "mean-field")
+    posterior.save_pretrained(tmp_path / "run")
+    loaded = Posterior.from_pretrained(tmp_path / "run")
+    after = loaded.predict(TEXTS, draws=3, keep_draws=True)
+    assert np.array_equal(before.per_draw, after.per_draw), "reloaded: not bitwise equal"
+    assert loaded.config == posterior.config
+    for site, value in posterior.draw(2, seed=5).items():
+        assert torch.equal(value, loaded.draw(2, seed=5)[site])
+
+
+def _check_draws(posterior: Posterior, per_draw: np.ndarray | None, *, random: bool) -> None:
+    assert per_draw is not None
+    varies = per_draw.std(0).max() > 0
+    assert varies == random
+    assert len(per_draw) == (3 if random else 1)
+    for value in posterior.draw(2).values():
+        assert torch.equal(value[0], value[1]) != random
+
+
+def test_the_same_seed_gives_the_same_fit(tiny_name: str, guide: str) -> None:
+    first, second, other = (_fit(tiny_name, guide, seed=seed).draw(1) for seed in (4, 4, 5))
+    assert all(torch.equal(first[site], second[site]) for site in first)
+    assert not all(torch.equal(first[site], other[site]) for site in first)
+
+
+def test_every_site_learns(backbone_name: str, guide: str, adapter: Adapter) -> None:
+    posterior = _fit(backbone_name, guide, adapter, max_steps=6, learning_rate=0.02)
+    for name, site in posterior.model.sites.items():
+        moved = (posterior.guide.mean()[name] - site.start).abs().max().item()
+        assert moved > 0, f"{name} never moved"
+
+
+def test_predictions_do_not_depend_on_batches_order_or_chunks(
+    backbone_name: str, guide: str
+) -> None:
+    posterior = _fit(backbone_name, guide)
+    texts = [*TEXTS, TEXTS[0] + " and on" * 20, "x"]
+    expected = posterior.predict(texts, draws=4).probabilities
+    for tokens in (1, 37, 200, 10**6):
+        chunked = posterior.predict(texts, draws=4, tokens_per_pass=tokens).probabilities
+        np.testing.assert_allclose(chunked, expected, atol=1e-5)
+    backwards = posterior.predict(texts[::-1], draws=4).probabilities[::-1]
+    np.testing.assert_allclose(backwards, expected, atol=1e-5)
+    alone = np.concatenate([posterior.predict([t], draws=4).probabilities for t in texts])
+    np.testing.assert_allclose(alone, expected, atol=1e-5)
+
+
+def test_folded_draws_equal_one_draw_at_a_time(tiny_name: str) -> None:
+    posterior = _fit(tiny_name, "mean-field")
+    draws = posterior.draw(4, seed=2)
+    together = predict(posterior.model, draws, TEXTS, keep_draws=True).per_draw
+    for i in range(4):
+        one = {site: value[i : i + 1] for site, value in draws.items()}
+        np.testing.assert_allclose(
+            together[i], predict(posterior.model, one, TEXTS).probabilities, atol=1e-5
+        )
+
+
+def test_more_draws_extend_fewer(tiny_name: str, guide: str) -> None:
+    posterior = _fit(tiny_name, guide)
+    few, many = posterior.draw(2, seed=3), posterior.draw(4, seed=3)
+    assert all(torch.equal(few[site], many[site][:2]) for site in few)
+
+
+def test_accumulated_batches_equal_one_large_batch(tiny_name: str) -> None:
+    """The mean loss over accumulated batches is the large batch's; a point has no noise."""
+    whole = _fit(tiny_name, "mle", batch_size=20, accumulate=1, max_steps=2)
+    parts = _fit(tiny_name, "mle", batch_size=10, accumulate=2, max_steps=2)
+    for site, value in whole.guide.mean().items():
+        torch.testing.assert_close(parts.guide.mean()[site], value, atol=2e-5, rtol=1e-3)
+
+
+def test_checkpointing_changes_memory_and_not_the_fit(backbone_name: str, guide: str) -> None:
+    plain = _fit(backbone_name, guide)
+    checkpointed = _fit(backbone_name, guide, checkpointing=True)
+    for site, value in plain.guide.mean().items():
+        torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_backbone_keeps_a_float32_posterior(backbone_name: str, guide: str) -> None:
+    backbone = load_backbone(backbone_name, dtype=torch.bfloat16)
+    posterior = fit(TASK, backbone, guide=guide, settings=SETTINGS)
+    assert all(value.dtype == torch.float32 for value in posterior.draw(2).values())
+    assert all(value.dtype == torch.float32 for value in posterior.guide.state_dict().values())
+    probabilities = posterior.predict(TEXTS, draws=2).probabilities
+    exact = _fit(backbone_name, guide).predict(TEXTS, draws=2).probabilities
+    assert np.abs(probabilities - exact).max() < 0.1
+
+
+def test_one_fingerprint_for_float32_and_bfloat16(backbone_name: str) -> None:
+    assert (
+        load_backbone(backbone_name).fingerprint
+        == load_backbone(backbone_name, dtype=torch.bfloat16).fingerprint
+    )
+
+
+def test_another_backbone_is_refused(tiny_folders: Path, tmp_path: Path) -> None:
+    posterior = _fit(str(tiny_folders / "tiny-encoder"), "map")
+    posterior.save_pretrained(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="its weights are not the same"):
+        Posterior.from_pretrained(tmp_path / "run", backbone="minilm")
+
+
+def test_early_stopping_keeps_the_epoch_of_least_dev_nll(tiny_name: str, guide: str) -> None:
+    """Fitted towards flipped dev labels, the first epochs are the best there are."""
+    dev = Task("dev", tuple(_flipped(example) for example in TASK.examples))
+    long = {"epochs": 30, "learning_rate": 0.02, "batch_size": 20}
+    settings = FitSettings(**{**SETTINGS.__dict__, "max_steps": None, "patience": 2, **long})
+    stopped = fit(TASK, load_backbone(tiny_name), guide=guide, settings=settings, dev=dev)
+    full = fit(TASK, load_backbone(tiny_name), guide=guide, settings=settings)
+    assert _dev_nll(stopped, dev) < _dev_nll(full, dev)
+
+
+def _flipped(example: Example) -> Example:
+    assert example.label is not None
+    return Example(**{**example.__dict__, "label": 1 - example.label})
+
+
+def _dev_nll(posterior: Posterior, dev: Task) -> float:
+    probabilities = posterior.predict(TEXTS, draws=4).probabilities
+    return -math.fsum(math.log(p[y]) for p, y in zip(probabilities, dev.labels, strict=True))
+
+
+def test_the_saved_run_is_plain_json_and_safetensors(tiny_folders: Path, tmp_path: Path) -> None:
+    posterior = _fit(str(tiny_folders / "tiny-encoder"), "mean-field")
+    posterior.save_pretrained(tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "posterior.json",
+        "posterior.safetensors",
+    }
+    described = json.loads((tmp_path / "run" / "posterior.json").read_text())
+    assert described["backbone"]["fingerprint"] == posterior.model.backbone.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "a temporary folder was left"
+
+
+def test_draws_have_the_guides_moments(tiny_folders: Path) -> None:
+    posterior = _fit(str(tiny_folders / "tiny-encoder"), "mean-field")
+    draws = sample(posterior.guide, 4000, seed=0)["head.weight"]
+    key = "head/weight"
+    scale = posterior.guide.log_scale[key].exp()
+    deviation = (draws.mean(0) - posterior.guide.loc[key]) / (scale / math.sqrt(4000))
+    assert deviation.abs().max() < 4.5
+    torch.testing.assert_close(draws.std(0), scale.detach(), rtol=0.06, atol=0)
