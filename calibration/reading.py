@@ -25,7 +25,7 @@ class Row:
         options: What there was to choose from.
         probabilities: One number per option.
         label: Index of the true option, or None if unknown.
-        num_draws: Posterior draws averaged over, if the file has it.
+        num_draws: Posterior draws averaged over, if the file has it; 0: the posterior mean alone.
         mutual_information: In nats, if the file has it.
     """
 
@@ -182,8 +182,8 @@ def _num_draws(record: dict[str, Any]) -> int | None:
     draws = record.get("num_draws")
     if draws is None:
         return None
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise _RowError(f'"num_draws" must be a whole number from 1 up, not {draws!r:.60}')
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 0:
+        raise _RowError(f'"num_draws" must be a whole number from 0 up, not {draws!r:.60}')
     return draws
 
 

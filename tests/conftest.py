@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+)
 
 from bayes_lora.backbone import Backbone, load_backbone
-from bayes_lora.backbone.loading import fingerprint
+from bayes_lora.backbone.loading import _minilm_folder, fingerprint
 
 DATA_VARIABLE = "BAYES_LORA_DATA"
 torch.set_num_threads(2)
@@ -27,6 +34,29 @@ def data_folder() -> Path:
 def minilm() -> Backbone:
     """The real MiniLM in float32."""
     return load_backbone("minilm")
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random two-layer models on disk, with MiniLM's real tokenizer."""
+    folder = tmp_path_factory.mktemp("backbones")
+    tokenizer = AutoTokenizer.from_pretrained(str(_minilm_folder()))
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+    }
+    torch.manual_seed(0)
+    for name, model in (
+        ("tiny-encoder", BertModel(BertConfig(**sizes))),
+        ("tiny-decoder", LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))),
+    ):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
 
 
 class WordTokenizer:

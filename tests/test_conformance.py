@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from bayes_lora import FitSettings, Posterior, Task, fit, load_backbone
 from bayes_lora.adapters import Adapter, LoRA
-from bayes_lora.backbone.loading import _minilm_folder
 from bayes_lora.data import Example
 from bayes_lora.errors import RunFolderError
 from bayes_lora.guides import GUIDES, sample
@@ -39,29 +37,6 @@ def make_task(rows: int, name: str = "words") -> Task:
 
 TASK = make_task(20)
 TEXTS = [example.input for example in TASK.examples]
-
-
-@pytest.fixture(scope="session")
-def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random two-layer models on disk, with MiniLM's real tokenizer."""
-    folder = tmp_path_factory.mktemp("backbones")
-    tokenizer = AutoTokenizer.from_pretrained(str(_minilm_folder()))
-    sizes = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 64,
-    }
-    torch.manual_seed(0)
-    for name, model in (
-        ("tiny-encoder", BertModel(BertConfig(**sizes))),
-        ("tiny-decoder", LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))),
-    ):
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return folder
 
 
 @pytest.fixture(params=BACKBONES)

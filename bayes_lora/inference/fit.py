@@ -1,6 +1,7 @@
 """From labelled text to a posterior: the main job, in one call."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from bayes_lora.adapters import Adapter, LoRA
 from bayes_lora.backbone import Backbone
@@ -26,7 +27,7 @@ class ModelSettings:
     """
 
     adapter_prior: Prior = field(default_factory=lambda: Normal(0.3))
-    head_prior: Prior = field(default_factory=lambda: LearnedNormal(1.0))
+    head_prior: Prior = field(default_factory=lambda: Normal(1.0))
     kl_weight: float = 0.1
 
     def __post_init__(self) -> None:
@@ -79,20 +80,42 @@ def fit(
     settings = settings or FitSettings()
     chosen = model_settings or DEFAULTS[guide]
     _check_priors(guide, chosen)
-    config = PosteriorConfig(
-        options=task.options,
+    config = make_config(
+        backbone,
+        task.options,
+        len(task),
         guide=guide,
-        effects=(Effect(POPULATION, adapter or LoRA(), chosen.adapter_prior),),
-        head_prior=chosen.head_prior,
-        pooling=backbone.pooling,
-        num_rows=len(task),
-        kl_weight=chosen.kl_weight,
+        adapter=adapter or LoRA(),
+        chosen=chosen,
         fit=asdict(settings),
     )
     model, fitted = config.build(backbone, settings.seed)
     dev_rows = _dev_rows(dev, task) if dev is not None else None
     fit_svi(model, fitted, _rows(task), settings, dev=dev_rows, progress=progress, label=guide)
     return Posterior(model, fitted, config)
+
+
+def make_config(
+    backbone: Backbone,
+    options: tuple[str, ...],
+    num_rows: int,
+    *,
+    guide: str,
+    adapter: Adapter,
+    chosen: ModelSettings,
+    fit: dict[str, Any] | None = None,
+) -> PosteriorConfig:
+    """Describe the model of one population effect and a class head that `fit` fits."""
+    return PosteriorConfig(
+        options=options,
+        guide=guide,
+        effects=(Effect(POPULATION, adapter, chosen.adapter_prior),),
+        head_prior=chosen.head_prior,
+        pooling=backbone.pooling,
+        num_rows=num_rows,
+        kl_weight=chosen.kl_weight,
+        fit=fit or {},
+    )
 
 
 def _check_priors(guide: str, chosen: ModelSettings) -> None:

@@ -71,7 +71,7 @@ def without(key):
         (GOOD | {"probabilities": [0.5, 0.4]}, "sum to 0.9"),
         (GOOD | {"options": ["no"], "probabilities": [1.0]}, "at least two"),
         (GOOD | {"num_draws": 2.5}, '"num_draws" must be a whole number'),
-        (GOOD | {"num_draws": 0}, '"num_draws" must be a whole number'),
+        (GOOD | {"num_draws": -1}, '"num_draws" must be a whole number'),
         (GOOD | {"num_draws": 4}, "num_draws is 4 but None on line 1"),
         (GOOD | {"mutual_information": "high"}, '"mutual_information" must be a number'),
         (GOOD | {"mutual_information": float("nan")}, '"mutual_information" holds nan'),

@@ -1,0 +1,145 @@
+"""What a Bayesian training step costs beside PEFT's LoRA: time and peak memory, in one run.
+
+    python examples/benchmarks/train_step.py --out RESULTS.json [--steps 25]
+
+Same work on both sides: MiniLM, float32, rank 8 on query and value, a two-class head, a batch of
+32 x 64 tokens, AdamW, no dropout. Steps of all variants take turns, so a machine that slows down
+slows all of them; the figures are medians. Peak memory is the resident set of a process of its
+own for each variant. With a CUDA device both run there, and memory is the allocator's peak.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import describe_run, write_json
+
+from bayes_lora import LoRA, load_backbone
+from bayes_lora.inference.fit import DEFAULTS, make_config
+from bayes_lora.inference.svi import SVIModule
+
+ROWS, TOKENS, RANK, MEMORY_STEPS = 32, 64, 8, 6
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+VARIANTS = {"peft-lora": 0, "mean-field G=1": 1, "mean-field G=8": 8, "mean-field G=32": 32}
+Step = Callable[[], None]
+
+
+def batch() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    torch.manual_seed(0)
+    ids = torch.randint(1000, 20_000, (ROWS, TOKENS), device=DEVICE)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return inputs, torch.randint(0, 2, (ROWS,), device=DEVICE)
+
+
+def make_step(variant: str, backbone: str) -> Step:
+    draws = VARIANTS[variant]
+    module = ours(backbone, draws) if draws else peft_lora(backbone)
+    parameters = [value for value in module.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    inputs, labels = batch()
+
+    def step() -> None:
+        loss = module(labels=labels, **inputs)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def peft_lora(backbone: str) -> torch.nn.Module:
+    folder = load_backbone(backbone).model.name_or_path
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=RANK, lora_alpha=2 * RANK, target_modules=["query", "value"]
+    )
+    return get_peft_model(model, config).to(DEVICE).eval()  # eval: no dropout, as ours
+
+
+def ours(backbone: str, draws: int) -> torch.nn.Module:
+    loaded = load_backbone(backbone).to(DEVICE)
+    config = make_config(
+        loaded,
+        ("a", "b"),
+        500,
+        guide="mean-field",
+        adapter=LoRA(RANK),
+        chosen=DEFAULTS["mean-field"],
+    )
+    model, guide = config.build(loaded)
+    model.share_rows = True
+    return SVIModule(model, guide, draws)
+
+
+def time_steps(backbone: str, steps: int) -> dict[str, list[float]]:
+    work = {variant: make_step(variant, backbone) for variant in VARIANTS}
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for round_ in range(steps + 3):  # three to warm up
+        for variant, step in work.items():
+            started = time.perf_counter()
+            step()
+            if round_ >= 3:
+                seconds[variant].append(time.perf_counter() - started)
+    return seconds
+
+
+def peak_memory(variant: str, backbone: str) -> float:
+    """Run a few steps in this process and return its peak, in MiB."""
+    step = make_step(variant, backbone)
+    for _ in range(MEMORY_STEPS):
+        step()
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--backbone", default="minilm")
+    parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print(peak_memory(arguments.memory_of, arguments.backbone))
+        return
+    results = describe_run() | {"rows": ROWS, "tokens": TOKENS, "rank": RANK, "device": DEVICE}
+    seconds = time_steps(arguments.backbone, arguments.steps)
+    base = statistics.median(seconds["peft-lora"])
+    for variant, values in seconds.items():
+        command = [sys.executable, __file__, "--memory-of", variant, "--out", os.devnull]
+        output = subprocess.check_output([*command, "--backbone", arguments.backbone], text=True)
+        results["results"][variant] = {
+            "median_seconds": statistics.median(values),
+            "time_over_peft": statistics.median(values) / base,
+            "paired_ratio": statistics.median(
+                a / b for a, b in zip(values, seconds["peft-lora"], strict=True)
+            ),
+            "seconds": values,
+            "peak_mib": float(output.split()[-1]),
+        }
+    for row in results["results"].values():
+        row["memory_over_peft"] = row["peak_mib"] / results["results"]["peft-lora"]["peak_mib"]
+    write_json(results, arguments.out)
+    for variant, row in results["results"].items():
+        print(
+            f"{variant:16} {row['median_seconds']:.3f} s  x {row['time_over_peft']:.3f}"
+            f"  paired x {row['paired_ratio']:.3f}  memory x {row['memory_over_peft']:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
