@@ -48,8 +48,9 @@ class BayesianModel(nn.Module):
         head_prior: Prior of the scorer's own weights.
         num_rows: Rows in the training data, N; a minibatch of B stands for N rows.
         seed: Of the random starting values.
-        kl_weight: Weight of the prior against the likelihood. 1 is Bayes' rule; any other value
-            is tempering.
+        kl_weight: Weight of the prior against the likelihood, lambda. 1 is Bayes' rule; any other
+            value is tempering: the target is ``p(labels | w)^(1 / lambda) p(w)``, whatever
+            algorithm runs on the program.
         share_rows: With G vectorised particles, give each G-th part of the batch to one particle
             (the unbiased, cheap estimator the fit uses) instead of the whole batch to every one.
     """
@@ -99,8 +100,7 @@ class BayesianModel(nn.Module):
         Returns:
             Logits, ``[B, options]``, or ``[G, rows each, options]`` under G particles.
         """
-        with poutine.scale(scale=self.kl_weight):
-            values = {name: pyro.sample(name, self.prior(name)) for name in self.sites}
+        values = {name: pyro.sample(name, self.prior(name)) for name in self.sites}
         lead = self._particle_shape(values)
         draws = lead.numel()
         if not self.share_rows:
@@ -111,7 +111,8 @@ class BayesianModel(nn.Module):
         if labels is not None:
             labels = labels.view(logits.shape[:-1]) if self.share_rows else labels
         rows = torch.arange(logits.shape[-2], device=logits.device)
-        with pyro.plate("rows", self.num_rows, subsample=rows, dim=-1):
+        tempering = poutine.scale(scale=1.0 / self.kl_weight)
+        with tempering, pyro.plate("rows", self.num_rows, subsample=rows, dim=-1):
             pyro.sample("label", self.scorer.label_distribution(logits), obs=labels)
         return logits
 

@@ -93,7 +93,7 @@ class Backbone(nn.Module):
         }
         for module in self._checkpointed:  # some blocks (OPT's) drop out by a rate of their own
             if isinstance(getattr(module, "dropout", None), float):
-                module.__dict__["dropout"] = 0.0
+                module.dropout = 0.0  # type: ignore[assignment]
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Turn texts into token ids, cut to ``max_length``, not yet padded."""

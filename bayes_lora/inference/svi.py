@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
@@ -19,7 +18,7 @@ from bayes_lora.backbone import Backbone
 from bayes_lora.errors import ConfigError, FitError
 from bayes_lora.guides import Guide, sample
 from bayes_lora.inference.progress import ELBOProgress
-from bayes_lora.model import Batch, BayesianModel
+from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
 from calibration import nll
 
@@ -90,8 +89,8 @@ class RowELBO(TraceMeanField_ELBO):
 class SVIModule(nn.Module):
     """What the Trainer trains: the negative ELBO of a model and a guide, per training row.
 
-    The loss is ``(KL - sum over rows of expected log-likelihood) / N``, in nats. Its parameters are
-    the guide's and the priors'; the frozen backbone is no submodule.
+    The loss is ``(kl_weight * KL - sum over rows of expected log-likelihood) / N``, in nats. Its
+    parameters are the guide's and the priors'; the frozen backbone is no submodule.
 
     Args:
         model: The program; set to share rows among draws.
@@ -104,10 +103,9 @@ class SVIModule(nn.Module):
         self.estimator = RowELBO(
             num_particles=draws, vectorize_particles=draws > 1, max_plate_nesting=1
         )
-        self.elbo = self.estimator(model, _Weighted(guide, model))
+        self.elbo = self.estimator(model, guide)
         object.__setattr__(self, "model", model)  # registered once, inside elbo
         object.__setattr__(self, "guide", guide)
-        self.num_rows = model.num_rows
         self.terms = (0.0, 0.0)
 
     model: BayesianModel
@@ -115,25 +113,14 @@ class SVIModule(nn.Module):
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         """Return the loss of a minibatch, and its two terms beside it."""
-        loss = self.elbo(inputs, labels) / self.num_rows
-        likelihood = self.estimator.expected_log_likelihood / self.num_rows
+        # The program's likelihood has the power 1 / kl_weight; undone, the KL has the weight.
+        scale = self.model.kl_weight / self.model.num_rows
+        loss = self.elbo(inputs, labels) * scale
+        likelihood = self.estimator.expected_log_likelihood * scale
         self.terms = (float(likelihood), float(loss.detach() + likelihood))
         if not math.isfinite(sum(self.terms)):
             raise FitError("The loss is no longer finite: lower the learning rate.")
         return {"loss": loss}
-
-
-class _Weighted(nn.Module):
-    """A guide whose sites carry the model's KL weight, as the model's own sites do."""
-
-    def __init__(self, guide: nn.Module, model: BayesianModel) -> None:
-        super().__init__()
-        self.guide = guide
-        self.kl_weight = model.kl_weight
-
-    def forward(self, batch: Batch, labels: Tensor) -> Any:
-        with poutine.scale(scale=self.kl_weight):
-            return self.guide(batch, labels)
 
 
 class SVITrainer(Trainer):
