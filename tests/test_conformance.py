@@ -156,7 +156,13 @@ def test_accumulated_batches_equal_one_large_batch(tiny_name: str) -> None:
 
 def test_checkpointing_changes_memory_and_not_the_fit(backbone_name: str, guide: str) -> None:
     plain = _fit(backbone_name, guide)
-    checkpointed = _fit(backbone_name, guide, checkpointing=True)
+    backbone = load_backbone(backbone_name)
+    calls = []
+    first = backbone.model.get_submodule(backbone.groups[0].layers[0])
+    first.register_forward_hook(lambda *_: calls.append(1))
+    settings = FitSettings(**{**SETTINGS.__dict__, "checkpointing": True})
+    checkpointed = fit(TASK, backbone, guide=guide, settings=settings)
+    assert len(calls) == 2 * settings.length(1), "nothing was recomputed"
     for site, value in plain.guide.mean().items():
         torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=1e-5, rtol=1e-4)
 

@@ -2,8 +2,10 @@
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,34 +182,52 @@ def fit_svi(
     Raises:
         FitError: The loss stopped being finite.
     """
-    batch_size, draws = _batch_shape(settings, len(train.texts), guide)
-    with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder:
-        steps_in_epoch = max(1, len(train.texts) // batch_size // settings.accumulate)
-        arguments = _arguments(settings, batch_size, steps_in_epoch, folder, dev is not None)
-        set_seed(settings.seed)
-        model.backbone.to(arguments.device)
-        if settings.checkpointing:
-            model.backbone.enable_gradient_checkpointing()
-        model.share_rows = True
-        module = SVIModule(model, guide, draws)
-        trainer = SVITrainer(
-            module,
-            args=arguments,
-            train_dataset=_rows(model.backbone, train),
-            eval_dataset=[] if dev else None,
-            data_collator=lambda rows: _collate(model.backbone, rows),
-            optimizers=(_optimizer(model, guide, settings), None),
-            callbacks=[ELBOProgress(module, label, progress)],
-            dev=dev,
-        )
-        trainer.remove_callback(PrinterCallback)
-        if dev is not None:
-            trainer.add_callback(EarlyStoppingCallback(settings.patience))
-        model.backbone.train()
+    set_seed(settings.seed)
+    if settings.checkpointing:
+        model.backbone.enable_gradient_checkpointing()
+    with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _training(model):
+        trainer = _make_trainer(model, guide, train, settings, dev, Path(folder))
+        trainer.add_callback(ELBOProgress(trainer.svi, label, progress))
         with pyro.validation_enabled(False):  # checks a quarter of a million draws at each step
             trainer.train()
-        model.backbone.eval()
+
+
+@contextmanager
+def _training(model: BayesianModel) -> Iterator[None]:
+    """Share rows among draws and switch adapter dropout on, inside the ``with`` block."""
+    model.share_rows = True
+    model.backbone.train()
+    try:
+        yield
+    finally:
         model.share_rows = False
+        model.backbone.eval()
+
+
+def _make_trainer(
+    model: BayesianModel,
+    guide: Guide,
+    train: LabelledTexts,
+    settings: FitSettings,
+    dev: LabelledTexts | None,
+    folder: Path,
+) -> SVITrainer:
+    batch_size, draws = _batch_shape(settings, len(train.texts), guide)
+    steps_in_epoch = max(1, len(train.texts) // batch_size // settings.accumulate)
+    arguments = _arguments(settings, batch_size, steps_in_epoch, folder, stops=dev is not None)
+    model.backbone.to(arguments.device)
+    trainer = SVITrainer(
+        SVIModule(model, guide, draws),
+        args=arguments,
+        train_dataset=_rows(model.backbone, train),
+        eval_dataset=[] if dev else None,
+        data_collator=lambda rows: _collate(model.backbone, rows),
+        optimizers=(_optimizer(model, guide, settings), None),
+        callbacks=[EarlyStoppingCallback(settings.patience)] if dev else [],
+        dev=dev,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _batch_shape(settings: FitSettings, num_rows: int, guide: Guide) -> tuple[int, int]:
@@ -223,16 +243,16 @@ def _batch_shape(settings: FitSettings, num_rows: int, guide: Guide) -> tuple[in
 
 
 def _arguments(
-    settings: FitSettings, batch_size: int, steps_in_epoch: int, folder: str, stops: bool
+    settings: FitSettings, batch_size: int, steps_in_epoch: int, folder: Path, *, stops: bool
 ) -> TrainingArguments:
     strategy = "epoch" if stops else "no"
     arguments = TrainingArguments(
-        output_dir=folder,
+        output_dir=str(folder),
         max_steps=settings.length(steps_in_epoch),
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=settings.accumulate,
         dataloader_drop_last=True,  # a short batch would weigh its rows more than the others
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=False,  # batches are made on the device
         remove_unused_columns=False,
         lr_scheduler_type="linear",
         warmup_steps=20,
