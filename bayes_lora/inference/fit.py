@@ -28,7 +28,7 @@ class ModelSettings:
 
     adapter_prior: Prior = field(default_factory=lambda: Normal(0.3))
     head_prior: Prior = field(default_factory=lambda: Normal(1.0))
-    kl_weight: float = 0.1
+    kl_weight: float = 0.2
 
     def __post_init__(self) -> None:
         if not self.kl_weight > 0:
