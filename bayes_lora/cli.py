@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from bayes_lora.adapters import ADAPTERS, LoRA
-from bayes_lora.backbone import MINILM, load_backbone
-from bayes_lora.data import read
+from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
+from bayes_lora.backbone import MINILM, Backbone, load_backbone
+from bayes_lora.data import Task, read
 from bayes_lora.demo import run_demo
-from bayes_lora.errors import BayesLoraError, FitError
+from bayes_lora.errors import BayesLoraError, FitError, check_seed
+from bayes_lora.files import check_file
 from bayes_lora.guides import GUIDES
 from bayes_lora.inference import FitSettings, fit
 from bayes_lora.inference.fit import DEFAULTS
@@ -79,12 +80,17 @@ def _fit(arguments: argparse.Namespace) -> None:
     model_settings = _given(defaults, arguments, ("kl_weight",))
     task.check_trainable()
     backbone = load_backbone(
-        arguments.model, targets=_targets(arguments.targets), dtype=DTYPES[arguments.dtype]
+        arguments.model,
+        targets=_targets(arguments.targets),
+        dtype=DTYPES[arguments.dtype],
+        max_length=arguments.max_length,
     )
+    _say_what_is_cut(backbone, task)
+    make_adapter: Callable[..., Adapter] = ADAPTERS[arguments.adapter]
     posterior = fit(
         task,
         backbone,
-        adapter=LoRA(arguments.rank),
+        adapter=make_adapter(rank=arguments.rank),
         guide=arguments.guide,
         model_settings=model_settings,
         settings=settings,
@@ -96,10 +102,14 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    check_seed(arguments.seed)
+    check_file(Path(arguments.out))
+    dtype = DTYPES[arguments.dtype] if arguments.dtype else None
     posterior = Posterior.from_pretrained(
-        arguments.run_folder, backbone=arguments.model, dtype=DTYPES[arguments.dtype]
+        arguments.run_folder, backbone=arguments.model, dtype=dtype
     )
     task = read(arguments.data, options=posterior.options)
+    _say_what_is_cut(posterior.model.backbone, task)
     texts = [example.input for example in task.examples]
     with tqdm(total=len(texts), desc="predict") as bar:
         predictions = posterior.predict(
@@ -113,6 +123,15 @@ def _report(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     write_report([Path(file) for file in arguments.predictions], out)
     print(f"Report written to {out / 'report.html'}")
+
+
+def _say_what_is_cut(backbone: Backbone, task: Task) -> None:
+    cut = backbone.count_cut([example.input for example in task.examples])
+    if cut:
+        print(
+            f"{task.name}: {cut} of {len(task)} texts are cut to {backbone.max_length} tokens",
+            file=sys.stderr,
+        )
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -130,6 +149,13 @@ def _targets(text: str | None) -> str | list[str] | None:
     if text is None or not re.fullmatch(r"[\w.,\s]+", text):
         return text
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
 
 
 class _Parser(argparse.ArgumentParser):
@@ -171,6 +197,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=LoRA().rank, help="rank of the adapter")
     parser.add_argument("--targets", help="layers to adapt: names with commas, or a regex")
     parser.add_argument("--guide", default="mean-field", choices=sorted(GUIDES))
+    parser.add_argument("--max-length", type=_positive, default=256, help="tokens (default 256)")
     parser.add_argument("--kl-weight", type=float, help="weight of the prior; not 1: tempering")
     parser.add_argument("--draws", type=int, help=f"draws in a step (default {defaults.draws})")
     length = parser.add_mutually_exclusive_group()
@@ -196,7 +223,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=10, help="0: the posterior mean")
     parser.add_argument("--model", help="where the backbone lies now, if it moved")
     parser.add_argument(
-        "--dtype", default="float32", choices=sorted(DTYPES), help="of the backbone"
+        "--dtype", choices=sorted(DTYPES), help="of the backbone (default: the fit's)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
 

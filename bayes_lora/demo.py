@@ -4,7 +4,8 @@ from pathlib import Path
 
 from bayes_lora.backbone import MINILM, load_backbone
 from bayes_lora.data import generate, write_csv
-from bayes_lora.inference import fit
+from bayes_lora.files import atomic_folder
+from bayes_lora.inference import FitSettings, fit
 from bayes_lora.output import write_predictions
 from bayes_lora.posterior import check_free
 from calibration import write_report
@@ -32,6 +33,12 @@ def run_demo(out: Path, seed: int = 0) -> Path:
         ConfigError: MiniLM is not installed, or ``out`` cannot be written.
     """
     check_free(out)
+    with atomic_folder(out) as unfinished:
+        _run(unfinished, seed)
+    return out / "report" / "report.html"
+
+
+def _run(out: Path, seed: int) -> None:
     train = generate(TRAIN_ROWS, seed=2 * seed)
     test = generate(TEST_ROWS, seed=2 * seed + 1)
     write_csv(train, out / "train.csv")
@@ -39,9 +46,9 @@ def run_demo(out: Path, seed: int = 0) -> Path:
     texts = [example.input for example in test.examples]
     files = []
     for guide, name in GUIDES_SHOWN.items():
-        posterior = fit(train, load_backbone(MINILM), guide=guide, progress=True)
+        settings = FitSettings(seed=seed)
+        posterior = fit(train, load_backbone(MINILM), guide=guide, settings=settings, progress=True)
         posterior.save_pretrained(out / name)
         files.append(out / f"{name}.jsonl")
         write_predictions(test, posterior.predict(texts, seed=seed), files[-1])
     write_report(files, out / "report", title="Support messages: MLE LoRA and Bayesian LoRA")
-    return out / "report" / "report.html"

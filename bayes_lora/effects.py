@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
-from bayes_lora.errors import ConfigError
+from bayes_lora.errors import ConfigError, check_positive
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Normal(Prior):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_positive("A prior scale", self.scale)
 
     def build(self, start: Tensor, unit: float) -> PriorModule:
         """Build the prior with a scale that does not move."""
@@ -78,7 +78,7 @@ class LearnedNormal(Prior):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_positive("A prior scale", self.scale)
 
     def build(self, start: Tensor, unit: float) -> PriorModule:
         """Build the prior with its scales as a parameter, one for each layer."""
@@ -113,6 +113,14 @@ class Effect:
     adapter: Adapter = field(default_factory=LoRA)
     prior: Prior = field(default_factory=Normal)
     priors: dict[str, Prior] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.priors) - set(self.adapter.factors(1, 1))
+        if unknown:
+            raise ConfigError(
+                f"Effect {self.name!r} has a prior for {', '.join(sorted(unknown))}, but its "
+                f"adapter has the factors {', '.join(self.adapter.factors(1, 1))}."
+            )
 
     def prior_of(self, factor: str) -> Prior:
         """Return the prior of one factor."""
@@ -162,11 +170,6 @@ class _FlatPrior(PriorModule):
 
     def distribution(self) -> dist.TorchDistribution:
         return dist.ImproperUniform(dist.constraints.real, torch.Size(), self.shape)
-
-
-def _check_scale(scale: float) -> None:
-    if not scale > 0:
-        raise ConfigError(f"A prior scale must be positive, not {scale}.")
 
 
 def named_to_json(settings: Any, table: dict[str, type[T]]) -> dict[str, Any]:

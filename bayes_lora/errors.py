@@ -1,5 +1,7 @@
 """The errors bayes-lora raises on purpose. Each message names what is wrong and what to do."""
 
+import math
+
 
 class BayesLoraError(Exception):
     """Base of every error raised on purpose; the command line turns it into one line, status 2."""
@@ -23,3 +25,15 @@ class RunFolderError(BayesLoraError, OSError):
 
 class FitError(BayesLoraError, ArithmeticError):
     """A fit went wrong numerically: the message says what to change."""
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ConfigError unless a parameter is a positive, finite number."""
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be positive and finite, not {value}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError unless a seed is one that all generators take."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"A seed must lie between 0 and 2^32 - 1, not {seed}.")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, FactorKey, Scorer
 from bayes_lora.effects import Effect, Prior, PriorModule
+from bayes_lora.errors import ConfigError
 
 Batch = Mapping[str, Tensor]
 HEAD = "head"
@@ -69,6 +70,8 @@ class BayesianModel(nn.Module):
     ) -> None:
         super().__init__()
         object.__setattr__(self, "backbone", backbone)  # frozen: neither trained nor saved
+        if len({effect.name for effect in effects}) < len(effects):
+            raise ConfigError("Two effects have the same name: give each a name of its own.")
         self.scorer = scorer
         self.adapters = {effect.name: effect.adapter for effect in effects}
         self.num_rows = num_rows

@@ -1,8 +1,6 @@
 """A fitted posterior with its backbone: draws, predicts, saves, loads."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from torch import Tensor
 from bayes_lora.backbone import Backbone, ClassHead, load_backbone
 from bayes_lora.effects import Effect, Prior
 from bayes_lora.errors import ConfigError, RunFolderError
+from bayes_lora.files import atomic_folder, check_writable
 from bayes_lora.guides import GUIDES, Guide, sample
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import Predictions, predict
@@ -38,6 +37,7 @@ class PosteriorConfig:
         pooling: How the head pools states: ``mean`` or ``last``.
         num_rows: Rows it was fitted on.
         kl_weight: Weight of the prior against the likelihood; not 1 means tempered.
+        seed: Of the random starting values, where priors are centred.
         fit: Settings of the fit, for the record.
     """
 
@@ -48,9 +48,10 @@ class PosteriorConfig:
     pooling: str
     num_rows: int
     kl_weight: float
+    seed: int
     fit: dict[str, Any]
 
-    def build(self, backbone: Backbone, seed: int = 0) -> tuple[BayesianModel, Guide]:
+    def build(self, backbone: Backbone) -> tuple[BayesianModel, Guide]:
         """Make the Pyro program and its guide, at their starting values."""
         model = BayesianModel(
             backbone,
@@ -59,9 +60,9 @@ class PosteriorConfig:
             head_prior=self.head_prior,
             num_rows=self.num_rows,
             kl_weight=self.kl_weight,
-            seed=seed,
+            seed=self.seed,
         ).to(backbone.device)
-        return model, GUIDES[self.guide].guide(model).to(backbone.device)
+        return model, GUIDES[self.guide](model).to(backbone.device)
 
 
 class Posterior:
@@ -148,19 +149,12 @@ class Posterior:
         """
         folder = Path(folder)
         check_free(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        try:
+        with atomic_folder(folder) as unfinished:
             state = {f"guide.{k}": v for k, v in self.guide.state_dict().items()}
             state |= {f"model.{k}": v for k, v in self.model.state_dict().items()}
             state = {k: v.contiguous().cpu() for k, v in state.items()}
-            safetensors.torch.save_file(state, temporary / WEIGHTS_FILE)
-            (temporary / CONFIG_FILE).write_text(json.dumps(self._to_json(), indent=2) + "\n")
-            temporary.chmod(0o755)  # mkdtemp's own mode lets nobody else read it
-            temporary.replace(folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
+            (unfinished / CONFIG_FILE).write_text(json.dumps(self._to_json(), indent=2) + "\n")
 
     @classmethod
     def from_pretrained(
@@ -168,7 +162,7 @@ class Posterior:
         folder: str | Path,
         *,
         backbone: str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> "Posterior":
         """Load a posterior and the backbone it was fitted on.
@@ -176,7 +170,7 @@ class Posterior:
         Args:
             folder: Where ``save_pretrained`` wrote it.
             backbone: The backbone's name or path, if it is not where it was at the fit.
-            dtype: Of the frozen weights.
+            dtype: Of the frozen weights; None for the one of the fit.
             device: Where to run; None for a GPU if there is one.
 
         Raises:
@@ -188,9 +182,14 @@ class Posterior:
             config, recorded = _config_from_json(described), described["backbone"]
             name = backbone or recorded["name"]
             loaded = load_backbone(
-                name, targets=recorded["targets"], dtype=dtype, max_length=recorded["max_length"]
+                name,
+                targets=recorded["targets"],
+                dtype=dtype or getattr(torch, recorded["dtype"]),
+                max_length=recorded["max_length"],
             )
             matches = loaded.fingerprint == recorded["fingerprint"]
+            loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            model, guide = config.build(loaded)
         except (KeyError, TypeError, AttributeError) as error:
             raise RunFolderError(
                 f"{folder / CONFIG_FILE} is not a posterior's: {error!r}."
@@ -201,8 +200,6 @@ class Posterior:
                 f"{recorded['fingerprint'][:12]}, but {name!r} has {loaded.fingerprint[:12]}: its "
                 f"weights are not the same. Give the original backbone."
             )
-        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model, guide = config.build(loaded)
         _load_weights(folder / WEIGHTS_FILE, model, guide)
         return cls(model, guide, config)
 
@@ -215,6 +212,7 @@ class Posterior:
                 "fingerprint": backbone.fingerprint,
                 "targets": backbone.targets,
                 "max_length": backbone.max_length,
+                "dtype": str(backbone.dtype).removeprefix("torch."),
             },
             "options": list(config.options),
             "guide": config.guide,
@@ -223,6 +221,7 @@ class Posterior:
             "pooling": config.pooling,
             "num_rows": config.num_rows,
             "kl_weight": config.kl_weight,
+            "seed": config.seed,
             "fit": config.fit,
             "versions": {name: version(name) for name in ("torch", "transformers", "pyro-ppl")},
         }
@@ -233,13 +232,13 @@ def check_free(folder: Path) -> None:
 
     Raises:
         RunFolderError: It exists and is not an empty folder.
+        ConfigError: Nothing can be written there.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
     if (folder / CONFIG_FILE).exists():
         raise RunFolderError(f"{folder} holds another run: give a new folder, or delete it first.")
-    if folder.exists():
-        raise RunFolderError(f"{folder} exists and is not empty: give a new folder.")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RunFolderError(f"{folder} exists and is not an empty folder: give a new one.")
+    check_writable(folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -269,6 +268,7 @@ def _config_from_json(described: dict[str, Any]) -> PosteriorConfig:
         pooling=described["pooling"],
         num_rows=described["num_rows"],
         kl_weight=described["kl_weight"],
+        seed=described["seed"],
         fit=described["fit"],
     )
 

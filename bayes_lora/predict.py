@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayes_lora.errors import ConfigError
 from bayes_lora.model import Batch, BayesianModel
+from calibration import entropy
 
 Array = NDArray[np.float64]
 Draws = Mapping[str, Tensor]
@@ -41,12 +42,6 @@ class Predictions:
     def mutual_information(self) -> Array:
         """Between label and weights, ``[n]``: what more data could settle (Houlsby et al. 2011)."""
         return np.maximum(self.predictive_entropy - self.expected_entropy, 0.0)
-
-
-def entropy(probabilities: Array) -> Array:
-    """Entropy in nats over the last axis, with ``0 log 0 = 0``."""
-    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
-    return -(probabilities * logs).sum(-1)
 
 
 def predict(
@@ -126,6 +121,6 @@ def _score(model: BayesianModel, draws: Draws, batch: Batch, budget: int) -> Arr
         some = {name: value[start : start + together] for name, value in draws.items()}
         count = len(next(iter(some.values())))
         folded = {key: value.repeat(count, 1) for key, value in batch.items()}
-        logits = model.logits(folded, some).double()
-        parts.append(logits.softmax(-1).view(count, rows, -1).cpu().numpy())
+        logits = model.logits(folded, some).cpu().double()
+        parts.append(logits.softmax(-1).view(count, rows, -1).numpy())
     return np.concatenate(parts)

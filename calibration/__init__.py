@@ -31,6 +31,7 @@ from calibration.metrics import (
 from calibration.reading import PredictionsFile, read_predictions
 from calibration.recalibration import apply_temperature, fit_temperature
 from calibration.report import write_report
+from calibration.summary import entropy
 from calibration.validation import Predictions, validate
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "brier",
     "classwise_ece",
     "ece",
+    "entropy",
     "fit_temperature",
     "mce",
     "nll",

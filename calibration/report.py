@@ -72,7 +72,7 @@ def _entries(files: Sequence[Path], *, resamples: int, seed: int) -> list[Entry]
         Entry(
             name,
             file,
-            measure(file.predictions, resamples=resamples, level=LEVEL, seed=seed),
+            measure(file, resamples=resamples, level=LEVEL, seed=seed),
         )
         for name, file in zip(names, read, strict=True)
     ]

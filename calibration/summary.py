@@ -8,7 +8,7 @@ from calibration.bootstrap import Interval, bootstrap_interval
 from calibration.errors import UndefinedMetricError
 from calibration.metrics import METRICS
 from calibration.reading import PredictionsFile
-from calibration.validation import Floats, Integers, Predictions
+from calibration.validation import Floats, Integers
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Measured:
     undefined: dict[str, str]
 
 
-def measure(data: Predictions, *, resamples: int, level: float, seed: int) -> Measured:
+def measure(file: PredictionsFile, *, resamples: int, level: float, seed: int) -> Measured:
     """Compute every metric with its interval.
 
     Args:
-        data: Checked predictions.
+        file: Checked predictions with their options.
         resamples: Bootstrap resamples.
         level: Coverage of the intervals.
         seed: Seed of the resampling.
@@ -41,9 +41,13 @@ def measure(data: Predictions, *, resamples: int, level: float, seed: int) -> Me
     values: dict[str, float | None] = {}
     intervals: dict[str, Interval | None] = {}
     undefined = {}
+    data = file.predictions
     arrays = (data.probabilities, data.labels, data.num_options)
+    one_option_set = len({row.options for row in file.rows}) == 1
     for name, metric in METRICS.items():
         try:
+            if name == "classwise_ece" and not one_option_set:
+                raise UndefinedMetricError("rows have different options, so there are no classes")
             values[name] = metric(*arrays)
             intervals[name] = bootstrap_interval(
                 metric, *arrays, resamples=resamples, level=level, seed=seed
@@ -56,9 +60,9 @@ def measure(data: Predictions, *, resamples: int, level: float, seed: int) -> Me
 
 
 def entropy(probabilities: Floats) -> Floats:
-    """Entropy of each row in nats, float64 [n], for zero-padded float64 [n, K]."""
+    """Entropy in nats over the last axis, with ``0 log 0 = 0``."""
     safe = np.where(probabilities > 0, probabilities, 1.0)
-    return -(safe * np.log(safe)).sum(axis=1)
+    return -(safe * np.log(safe)).sum(axis=-1)
 
 
 def most_uncertain(file: PredictionsFile, count: int) -> Integers:

@@ -1,6 +1,8 @@
 """The command line as a user meets it, mostly when something is wrong."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +120,16 @@ BAD_INPUT: dict[str, tuple[Callable[[Workplace], object], list[str], str]] = {
     "rank of zero": (lambda p: None, ["--rank", "0"], r"rank"),
     "negative draws": (lambda p: None, ["--draws", "-1"], r"draws"),
     "kl weight of zero": (lambda p: None, ["--kl-weight", "0"], r"kl_weight"),
+    "negative seed": (lambda p: None, ["--seed", "-1"], r"seed.*-1"),
+    "epochs that are no number": (lambda p: None, ["--kl-weight", "nan"], r"kl_weight.*nan"),
+    "infinite rate": (lambda p: None, ["--learning-rate", "inf"], r"learning_rate.*inf"),
+    "more draws than a batch": (lambda p: None, ["--batch-size", "4"], r"batch_size 4.*draws 8"),
+    "out under a file": (lambda p: None, ["--out", "train.csv/run"], r"cannot be written"),
+    "prior weight without a prior": (
+        lambda p: None,
+        ["--guide", "mle", "--kl-weight", "0.5"],
+        r"no prior to weigh",
+    ),
     "two lengths": (lambda p: None, ["--epochs", "3"], r"--epochs.*--max-steps"),
     "unknown spec": (lambda p: None, ["--data", "crossfit:x"], r"crossfit"),
 }
@@ -151,7 +163,7 @@ def test_a_folder_of_other_things_is_refused(place: Workplace) -> None:
     (place.folder / "run" / "thesis.txt").write_text("years of work")
     status, error = place.fit()
     assert status == 2
-    _assert_one_line(error, r"run exists and is not empty")
+    _assert_one_line(error, r"run exists and is not an empty folder")
 
 
 def test_nan_in_probabilities(place: Workplace) -> None:
@@ -170,6 +182,30 @@ def test_a_broken_run(place: Workplace, broken: str) -> None:
     assert status == 2
     _assert_one_line(error, broken)
     assert not (place.folder / "p.jsonl").exists()
+
+
+def test_predictions_cannot_be_a_folder(place: Workplace) -> None:
+    assert place.fit()[0] == 0
+    status, error = place.run("predict", "run", "--data", "train.csv", "--out", "run")
+    assert status == 2
+    _assert_one_line(error, r"'run' is a folder")
+
+
+def test_a_truncated_backbone(place: Workplace) -> None:
+    copy = place.folder / "copy"
+    shutil.copytree(place.model, copy)
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    status, error = place.fit("--model", "copy")
+    assert status == 2
+    _assert_one_line(error, r"'copy' cannot be loaded")
+
+
+def test_texts_that_are_cut_are_counted(place: Workplace) -> None:
+    place.write("long.csv", TRAIN + '"' + "very " * 90 + 'long film",good\n')
+    status, error = place.fit(data="long.csv")
+    assert status == 0
+    assert "1 of 13 texts are cut to 64 tokens" in error
 
 
 def test_no_run_at_all(place: Workplace) -> None:
@@ -219,8 +255,6 @@ def test_debug_shows_the_trace(place: Workplace) -> None:
 
 
 def _assert_one_line(error: str, message: str) -> None:
-    import re
-
     lines = [line for line in error.splitlines() if line.strip()]
     assert len(lines) == 1, error
     assert lines[0].startswith("bayes-lora"), error

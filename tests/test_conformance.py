@@ -13,7 +13,10 @@ from bayes_lora.adapters import Adapter, LoRA
 from bayes_lora.data import Example
 from bayes_lora.errors import RunFolderError
 from bayes_lora.guides import GUIDES, sample
+from bayes_lora.inference.progress import ELBOProgress
+from bayes_lora.inference.svi import DEV_DRAWS, SVITrainer
 from bayes_lora.predict import predict
+from calibration import nll
 
 ADAPTERS: dict[str, Adapter] = {"lora": LoRA(rank=2), "lora-scaled": LoRA(rank=1, alpha=4.0)}
 BACKBONES = ["tiny-encoder", "tiny-decoder", "minilm", "tinystories-656K", "stories260K"]
@@ -191,24 +194,33 @@ def test_another_backbone_is_refused(tiny_folders: Path, tmp_path: Path) -> None
         Posterior.from_pretrained(tmp_path / "run", backbone="minilm")
 
 
-def test_early_stopping_keeps_the_epoch_of_least_dev_nll(tiny_name: str, guide: str) -> None:
-    """Fitted towards flipped dev labels, the first epochs are the best there are."""
+def test_early_stopping_keeps_the_evaluation_of_least_dev_nll(
+    tiny_name: str, guide: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dev labels are flipped, so that the dev NLL soon rises and the last state is not the best."""
+    seen: list[float] = []
+    evaluate = SVITrainer.evaluate
+
+    def recorded(self: SVITrainer, *arguments: object, **keywords: object) -> dict[str, float]:
+        metrics = evaluate(self, *arguments, **keywords)
+        seen.append(metrics["eval_nll"])
+        return metrics
+
+    monkeypatch.setattr(SVITrainer, "evaluate", recorded)
     dev = Task("dev", tuple(_flipped(example) for example in TASK.examples))
-    long = {"epochs": 30, "learning_rate": 0.02, "batch_size": 20}
-    settings = FitSettings(**{**SETTINGS.__dict__, "max_steps": None, "patience": 2, **long})
-    stopped = fit(TASK, load_backbone(tiny_name), guide=guide, settings=settings, dev=dev)
-    full = fit(TASK, load_backbone(tiny_name), guide=guide, settings=settings)
-    assert _dev_nll(stopped, dev) < _dev_nll(full, dev)
+    long = {"epochs": 100, "learning_rate": 0.02, "batch_size": 20, "patience": 2}
+    settings = FitSettings(**{**SETTINGS.__dict__, "max_steps": None, **long})
+    posterior = fit(TASK, load_backbone(tiny_name), guide=guide, settings=settings, dev=dev)
+    assert len(seen) < 10, "it never stopped"
+    assert seen[-1] > min(seen), "the last state is the best: the test tests nothing"
+    draws = posterior.draw(DEV_DRAWS, seed=settings.seed)
+    probabilities = predict(posterior.model, draws, TEXTS).probabilities
+    assert nll(probabilities, dev.labels) == pytest.approx(min(seen), abs=1e-6)
 
 
 def _flipped(example: Example) -> Example:
     assert example.label is not None
     return Example(**{**example.__dict__, "label": 1 - example.label})
-
-
-def _dev_nll(posterior: Posterior, dev: Task) -> float:
-    probabilities = posterior.predict(TEXTS, draws=4).probabilities
-    return -math.fsum(math.log(p[y]) for p, y in zip(probabilities, dev.labels, strict=True))
 
 
 def test_the_saved_run_is_plain_json_and_safetensors(tiny_folders: Path, tmp_path: Path) -> None:
@@ -221,6 +233,48 @@ def test_the_saved_run_is_plain_json_and_safetensors(tiny_folders: Path, tmp_pat
     described = json.loads((tmp_path / "run" / "posterior.json").read_text())
     assert described["backbone"]["fingerprint"] == posterior.model.backbone.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "a temporary folder was left"
+
+
+def test_a_reloaded_run_knows_dtype_and_starting_values(tiny_name: str, tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_name, dtype=torch.bfloat16)
+    posterior = fit(TASK, backbone, settings=FitSettings(**{**SETTINGS.__dict__, "seed": 3}))
+    posterior.save_pretrained(tmp_path / "run")
+    loaded = Posterior.from_pretrained(tmp_path / "run")
+    before, after = (p.predict(TEXTS, draws=2).probabilities for p in (posterior, loaded))
+    assert np.array_equal(before, after)
+    for name, site in loaded.model.sites.items():
+        assert torch.equal(site.start, posterior.model.sites[name].start)
+        assert torch.equal(loaded.model.prior(name).mean, site.start)
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 6), (2, 4), (5, 2)])
+def test_epochs_are_counted_as_the_trainer_counts_them(
+    tiny_name: str, accumulate: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 rows in batches of 6 are 3 batches; an epoch ends with what has accumulated."""
+    ended: list[tuple[int, float]] = []
+    monkeypatch.setattr(
+        ELBOProgress,
+        "on_train_end",
+        lambda self, args, state, control, **k: ended.append((state.global_step, state.epoch)),
+    )
+    _fit(tiny_name, "mle", max_steps=None, epochs=2, batch_size=6, accumulate=accumulate)
+    assert ended == [(steps, 2.0)]
+
+
+def test_a_fit_leaves_the_callers_generators_alone(tiny_name: str) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    _fit(tiny_name, "mean-field")
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 9])
+def test_very_few_rows(tiny_name: str, rows: int) -> None:
+    settings = FitSettings(max_steps=2)
+    posterior = fit(make_task(rows), load_backbone(tiny_name), settings=settings)
+    assert np.isfinite(posterior.predict(TEXTS, draws=2).probabilities).all()
 
 
 def test_draws_have_the_guides_moments(tiny_folders: Path) -> None:

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+from conftest import tiny_encoder
 from torch import nn
 
 from bayes_lora.adapters import LoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.backbone.adapted_linear import AdaptedLinear
-from bayes_lora.errors import ConfigError
+from bayes_lora.errors import ConfigError, UnsupportedError
 
 LENGTHS = [9, 4, 7, 9, 1, 5]
 ADAPTERS = {"population": LoRA(rank=3)}
@@ -129,6 +130,69 @@ def test_the_base_layer_is_wrapped_and_not_copied(tiny: Backbone) -> None:
     pointer = layer.base.weight.data_ptr()
     assert pointer in {value.data_ptr() for value in tiny.model.state_dict().values()}
     assert not any(value.requires_grad for value in tiny.model.parameters())
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weight is kept in 8 bits and a scale for each output."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.register_buffer("weight", (linear.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight * self.scale, self.bias)
+
+
+def test_a_quantised_base_layer_is_adapted_like_any_other() -> None:
+    backbone = tiny_encoder()
+    model = copy.deepcopy(backbone.model)
+    for name in backbone.groups[0].layers + backbone.groups[1].layers:
+        parent, child = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+        setattr(parent, child, Int8Linear(model.get_submodule(name).base))
+    quantised = Backbone(model, backbone.tokenizer, name="int8", fingerprint="")
+    factors = _factors(quantised, 3)
+    states = quantised(_inputs(), factors, ADAPTERS)
+    alone = {key: value[1:2] for key, value in factors.items()}
+    inputs = {key: value[2:4] for key, value in _inputs().items()}
+    torch.testing.assert_close(quantised(inputs, alone, ADAPTERS), states[2:4], atol=1e-10, rtol=0)
+    gradients = torch.autograd.grad(states.sum(), list(factors.values()))
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
+    exact = backbone(_inputs(), factors, ADAPTERS)
+    assert 0 < (states - exact).abs().max() < 0.2
+
+
+class TokensFirst(nn.Module):
+    """Transposes to tokens first before its projection, as Longformer does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.config = model.config
+        self.query = nn.Linear(16, 16)
+        self.embeddings = model.embeddings
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
+        states = self.query(self.embeddings(input_ids).transpose(0, 1)).transpose(0, 1)
+        return type("Output", (), {"last_hidden_state": states})
+
+
+def test_a_backbone_whose_layers_do_not_see_rows_of_tokens_is_refused() -> None:
+    encoder = tiny_encoder()
+    model = TokensFirst(encoder.model).double()
+    with pytest.raises(UnsupportedError, match="'query'"):
+        Backbone(model, encoder.tokenizer, name="x", fingerprint="", targets=["query"])
+
+
+def test_padding_goes_to_the_right_whatever_the_tokenizer_says() -> None:
+    encoder = tiny_encoder()
+    encoder.tokenizer.padding_side = "left"
+    Backbone(
+        copy.deepcopy(encoder.model), encoder.tokenizer, name="x", fingerprint="", targets=["base"]
+    )
+    assert encoder.tokenizer.padding_side == "right"
 
 
 def test_rows_that_do_not_divide_the_batch_are_refused(tiny: Backbone) -> None:

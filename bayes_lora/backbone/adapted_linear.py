@@ -74,11 +74,14 @@ class AdaptedLinear(nn.Module):
 
 
 def linear_size(layer: nn.Module) -> tuple[int, int] | None:
-    """Return ``(d_in, d_out)`` of a linear layer, or None for any other module."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    if type(layer).__name__ == "Conv1D" and hasattr(layer, "nx"):  # GPT-2's transposed linear
-        return layer.nx, layer.nf  # type: ignore[return-value]
+    """Return ``(d_in, d_out)`` of a linear layer, or None for any other module.
+
+    Known by its attributes, which quantised layers have as well, and not by its class.
+    """
+    for names in (("in_features", "out_features"), ("nx", "nf")):  # the second: GPT-2's Conv1D
+        sizes = tuple(getattr(layer, name, None) for name in names)
+        if all(isinstance(size, int) for size in sizes):
+            return sizes  # type: ignore[return-value]
     return None
 
 

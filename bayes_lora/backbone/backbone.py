@@ -1,5 +1,6 @@
 """A frozen transformer that takes adapter weights as an argument, row by row."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from bayes_lora.adapters import Adapter
 from bayes_lora.backbone.adapted_linear import ActiveUpdates, AdaptedLinear, Update, wrap_layers
 from bayes_lora.backbone.targets import LayerGroup, find_layer_groups
+from bayes_lora.errors import UnsupportedError
 
 # What a backbone is called with: (effect, layer group, factor) to values [R, layers, *shape].
 FactorKey = tuple[str, str, str]
@@ -29,6 +31,10 @@ class Backbone(nn.Module):
         fingerprint: Identifies the pretrained weights (see ``fingerprint``).
         targets: Which layers to adapt, as PEFT's ``target_modules`` (see ``find_layer_groups``).
         max_length: Longest input in tokens; longer ones are cut.
+
+    Raises:
+        ConfigError: No layer matches the targets.
+        UnsupportedError: A target layer does not see rows of tokens.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class Backbone(nn.Module):
         self.groups: list[LayerGroup] = find_layer_groups(model, targets)
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
+        tokenizer.padding_side = "right"  # absolute positions must not depend on the batch
         self.name = name
         self.targets = targets if targets is None or isinstance(targets, str) else list(targets)
         self.fingerprint = fingerprint
@@ -52,6 +59,7 @@ class Backbone(nn.Module):
         self._active = ActiveUpdates()
         self._checkpointed: set[nn.Module] = set()
         wrap_layers(model, [n for group in self.groups for n in group.layers], self._active)
+        self._check_row_alignment()
 
     @property
     def hidden_size(self) -> int:
@@ -63,6 +71,11 @@ class Backbone(nn.Module):
         """How states become one vector: ``mean`` for encoders, ``last`` token for decoders."""
         is_encoder = self.model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         return "mean" if is_encoder else "last"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the backbone's floating-point weights."""
+        return self.model.dtype
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +119,16 @@ class Backbone(nn.Module):
         padded = self.tokenizer.pad(inputs, return_tensors="pt")
         return {key: padded[key].to(self.device) for key in ("input_ids", "attention_mask")}
 
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Count the texts that are longer than ``max_length`` tokens."""
+        pieces = self.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=self.max_length,
+            return_overflowing_tokens=True,
+        )["overflow_to_sample_mapping"]
+        return sum(count > 1 for count in Counter(pieces).values())
+
     def forward(
         self,
         inputs: Mapping[str, Tensor],
@@ -125,6 +148,30 @@ class Backbone(nn.Module):
         """
         with self._active.use(self._by_layer(factors, adapters)):
             return self.model(**inputs).last_hidden_state
+
+    def _check_row_alignment(self) -> None:
+        """Run two rows of three tokens; every adapted layer must see them as rows of tokens.
+
+        Some models put tokens first inside, or send other things through a projection: there,
+        rows would silently use one another's weights.
+        """
+        seen: dict[str, torch.Size] = {}
+        layers = [m for m in self.model.modules() if isinstance(m, AdaptedLinear)]
+        hooks = [
+            m.register_forward_pre_hook(lambda m, x: seen.__setitem__(m.name, x[0].shape[:-1]))
+            for m in layers
+        ]
+        ids = torch.ones(2, 3, dtype=torch.long, device=self.device)
+        with torch.inference_mode():
+            self.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        for hook in hooks:
+            hook.remove()
+        wrong = [m.name for m in layers if seen.get(m.name) not in (torch.Size((2, 3)), (6,))]
+        if wrong:
+            raise UnsupportedError(
+                f"Layer {wrong[0]!r} of backbone {self.name!r} does not get its input as rows of "
+                f"tokens, so rows cannot have weights of their own there. Choose other targets."
+            )
 
     def _by_layer(
         self, factors: Factors, adapters: Mapping[str, Adapter]

@@ -1,16 +1,19 @@
 """Loading pretrained backbones, and telling one from another."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -40,7 +43,7 @@ def load_backbone(
         targets: Layers to adapt, as PEFT's ``target_modules``; None for query and value.
         dtype: Of the frozen weights; posteriors stay float32.
         attention: transformers' ``attn_implementation``, None for its default.
-        max_length: Longest input in tokens.
+        max_length: Longest input in tokens; less where the model has fewer positions.
 
     Raises:
         ConfigError: The backbone cannot be loaded, is not the published MiniLM, or has no such
@@ -50,8 +53,8 @@ def load_backbone(
     source = str(_minilm_folder()) if name == MINILM else name
     try:
         model, missing = _load_model(source, dtype, attention)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"Backbone {name!r} cannot be loaded: {reason} Give a folder that holds config.json, "
@@ -72,7 +75,7 @@ def load_backbone(
         name=name,
         fingerprint=fingerprint(model),
         targets=targets,
-        max_length=max_length,
+        max_length=min(max_length, tokenizer.model_max_length, _positions(model.config)),
     )
 
 
@@ -80,7 +83,7 @@ def _load_model(
     source: str, dtype: torch.dtype, attention: str | None
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model without its task head; also return the weights its checkpoint lacks."""
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.is_encoder_decoder:
         raise UnsupportedError(
             f"Backbone {source!r} is an encoder-decoder; give an encoder or a decoder."
@@ -95,10 +98,21 @@ def _load_model(
         dtype=dtype,
         attn_implementation=attention,
         use_safetensors=True,
+        trust_remote_code=False,
         output_loading_info=True,
     )
-    missing = {key for key in info["missing_keys"] if not key.startswith("pooler.")}  # not used
+    body = f"{model.base_model_prefix}." if decoder else ""
+    missing = {key for key in info["missing_keys"] if key.startswith(body)}
+    missing = {key for key in missing if not key.startswith("pooler.")}  # never used
     return (model.base_model if decoder else model), missing
+
+
+def _positions(config: PretrainedConfig) -> int:
+    """Return how many tokens a model has positions for."""
+    positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet"):
+        positions -= config.pad_token_id + 1  # these count from there
+    return positions
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -16,7 +16,6 @@ DEFAULT_TARGETS = (
     ("query", "value"),
     ("q_proj", "v_proj"),
     ("q_lin", "v_lin"),
-    ("query_proj", "value_proj"),
     ("q", "v"),
     ("c_attn",),
     ("query_key_value",),

@@ -1,13 +1,12 @@
 """From labelled text to a posterior: the main job, in one call."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from bayes_lora.adapters import Adapter, LoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Task
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal, Prior
-from bayes_lora.errors import ConfigError, InputDataError
+from bayes_lora.errors import ConfigError, InputDataError, check_positive
 from bayes_lora.guides import GUIDES
 from bayes_lora.inference.svi import FitSettings, LabelledTexts, fit_svi
 from bayes_lora.posterior import Posterior, PosteriorConfig
@@ -31,8 +30,7 @@ class ModelSettings:
     kl_weight: float = 0.2
 
     def __post_init__(self) -> None:
-        if not self.kl_weight > 0:
-            raise ConfigError(f"kl_weight must be positive, not {self.kl_weight}.")
+        check_positive("kl_weight", self.kl_weight)
 
 
 # A scale cannot be learned with a point: the joint optimum is a point of no width at zero.
@@ -87,9 +85,9 @@ def fit(
         guide=guide,
         adapter=adapter or LoRA(),
         chosen=chosen,
-        fit=asdict(settings),
+        settings=settings,
     )
-    model, fitted = config.build(backbone, settings.seed)
+    model, fitted = config.build(backbone)
     dev_rows = _dev_rows(dev, task) if dev is not None else None
     fit_svi(model, fitted, _rows(task), settings, dev=dev_rows, progress=progress, label=guide)
     return Posterior(model, fitted, config)
@@ -103,9 +101,10 @@ def make_config(
     guide: str,
     adapter: Adapter,
     chosen: ModelSettings,
-    fit: dict[str, Any] | None = None,
+    settings: FitSettings | None = None,
 ) -> PosteriorConfig:
     """Describe the model of one population effect and a class head that `fit` fits."""
+    settings = settings or FitSettings()
     return PosteriorConfig(
         options=options,
         guide=guide,
@@ -114,7 +113,8 @@ def make_config(
         pooling=backbone.pooling,
         num_rows=num_rows,
         kl_weight=chosen.kl_weight,
-        fit=fit or {},
+        seed=settings.seed,
+        fit=asdict(settings),
     )
 
 
@@ -128,8 +128,8 @@ def _check_priors(guide: str, chosen: ModelSettings) -> None:
     flat = [isinstance(prior, Flat) for prior in priors]
     if guide == "mean-field" and any(flat):
         raise ConfigError("A mean-field posterior needs a proper prior; a Flat one is for 'mle'.")
-    if guide == "mle" and not all(flat):
-        raise ConfigError("Maximum likelihood has no prior; with one, use the guide 'map'.")
+    if guide == "mle" and not (all(flat) and chosen.kl_weight == 1):
+        raise ConfigError("Maximum likelihood has no prior to weigh; use the guide 'map'.")
 
 
 def _rows(task: Task) -> LabelledTexts:

@@ -30,11 +30,14 @@ class ELBOProgress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show this step's ELBO = expected log-likelihood - KL."""
+        """Show this step's ELBO = expected log-likelihood - KL, or that it is tempered."""
         likelihood, divergence = self.module.terms
+        weight = self.module.model.kl_weight
+        name, factor = ("ELBO", "") if weight == 1 else ("tempered ELBO", f"{weight:g} x ")
         self.bar.update(1)
         self.bar.set_postfix_str(
-            f"ELBO {likelihood - divergence:.3f} = log-lik. {likelihood:.3f} - KL {divergence:.3f}",
+            f"{name} {likelihood - weight * divergence:.3f} = "
+            f"log-lik. {likelihood:.3f} - {factor}KL {divergence:.3f}",
             refresh=False,
         )
 

@@ -1,6 +1,7 @@
 """Stochastic variational inference on ``transformers.Trainer``."""
 
 import math
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,16 +14,18 @@ import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bayes_lora.backbone import Backbone
-from bayes_lora.errors import ConfigError, FitError
+from bayes_lora.errors import ConfigError, FitError, check_positive, check_seed
 from bayes_lora.guides import Guide, sample
 from bayes_lora.inference.progress import ELBOProgress
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
 from calibration import nll
+
+DEV_DRAWS = 8  # in each evaluation on dev rows, with the same base noise every time
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class FitSettings:
         scale_learning_rate: Of log scales, of guide and learned priors alike.
         max_grad_norm: Where the gradient of the loss per row is clipped.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
-        patience: With dev data: epochs without a better dev NLL before stopping.
+        patience: With dev data: evaluations without a better dev NLL before stopping; one an
+            epoch, or every 10 steps where epochs are shorter.
         seed: Of initial values, batches and draws.
     """
 
@@ -57,8 +61,9 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "seed" and value is not None and not isinstance(value, bool) and value <= 0:
-                raise ConfigError(f"{name} must be positive, not {value}.")
+            if name not in ("seed", "checkpointing") and value is not None:
+                check_positive(name, value)
+        check_seed(self.seed)
 
     def length(self, steps_in_epoch: int) -> int:
         """Return the number of optimizer steps."""
@@ -119,7 +124,8 @@ class SVIModule(nn.Module):
         scale = self.model.kl_weight / self.model.num_rows
         loss = self.elbo(inputs, labels) * scale
         likelihood = self.estimator.expected_log_likelihood * scale
-        self.terms = (float(likelihood), float(loss.detach() + likelihood))
+        divergence = (loss.detach() + likelihood) / self.model.kl_weight
+        self.terms = (float(likelihood), float(divergence))
         if not math.isfinite(sum(self.terms)):
             raise FitError("The loss is no longer finite: lower the learning rate.")
         return {"loss": loss}
@@ -131,25 +137,24 @@ class SVITrainer(Trainer):
     Args:
         svi: What is trained.
         dev: Rows to evaluate on, or None.
-        dev_draws: Draws of each evaluation; the same base noise every time.
     """
 
-    def __init__(
-        self, svi: SVIModule, *, dev: LabelledTexts | None, dev_draws: int = 8, **kwargs: Any
-    ) -> None:
+    def __init__(self, svi: SVIModule, *, dev: LabelledTexts | None, **kwargs: Any) -> None:
         super().__init__(model=svi, **kwargs)
         # The loss is a mean over the batch, to be divided by the batches accumulated; the Trainer
         # would take forward's **inputs for a sign that it already was.
         self.model_accepts_loss_kwargs = False
         self.svi = svi
         self.dev = dev
-        self.dev_draws = dev_draws
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return the dev rows' negative log predictive probability, mean in nats."""
         assert self.dev is not None
-        draws = sample(self.svi.guide, self.dev_draws, seed=self.args.seed)
-        predictions = predict(self.svi.model, draws, self.dev.texts)
+        model, guide = self.svi.model, self.svi.guide
+        draws = sample(guide, DEV_DRAWS if guide.random else 1, seed=self.args.seed)
+        model.backbone.eval()  # no adapter dropout
+        predictions = predict(model, draws, self.dev.texts)
+        model.backbone.train()
         metrics = {"eval_nll": nll(predictions.probabilities, np.array(self.dev.labels))}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -182,7 +187,6 @@ def fit_svi(
     Raises:
         FitError: The loss stopped being finite.
     """
-    set_seed(settings.seed)
     if settings.checkpointing:
         model.backbone.enable_gradient_checkpointing()
     with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _training(model):
@@ -194,12 +198,19 @@ def fit_svi(
 
 @contextmanager
 def _training(model: BayesianModel) -> Iterator[None]:
-    """Share rows among draws and switch adapter dropout on, inside the ``with`` block."""
+    """Share rows among draws and switch adapter dropout on, inside the ``with`` block.
+
+    The Trainer seeds the global generators; afterwards they are as the caller left them.
+    """
+    states = random.getstate(), np.random.get_state()
     model.share_rows = True
     model.backbone.train()
     try:
-        yield
+        with torch.random.fork_rng():
+            yield
     finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
         model.share_rows = False
         model.backbone.eval()
 
@@ -213,7 +224,7 @@ def _make_trainer(
     folder: Path,
 ) -> SVITrainer:
     batch_size, draws = _batch_shape(settings, len(train.texts), guide)
-    steps_in_epoch = max(1, len(train.texts) // batch_size // settings.accumulate)
+    steps_in_epoch = math.ceil(len(train.texts) // batch_size / settings.accumulate)
     arguments = _arguments(settings, batch_size, steps_in_epoch, folder, stops=dev is not None)
     model.backbone.to(arguments.device)
     trainer = SVITrainer(
@@ -245,20 +256,24 @@ def _batch_shape(settings: FitSettings, num_rows: int, guide: Guide) -> tuple[in
 def _arguments(
     settings: FitSettings, batch_size: int, steps_in_epoch: int, folder: Path, *, stops: bool
 ) -> TrainingArguments:
-    strategy = "epoch" if stops else "no"
+    max_steps = settings.length(steps_in_epoch)
+    strategy = "steps" if stops else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),
-        max_steps=settings.length(steps_in_epoch),
+        max_steps=max_steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=settings.accumulate,
         dataloader_drop_last=True,  # a short batch would weigh its rows more than the others
         dataloader_pin_memory=False,  # batches are made on the device
         remove_unused_columns=False,
         lr_scheduler_type="linear",
-        warmup_steps=20,
+        warmup_steps=min(20, max_steps // 5),
         max_grad_norm=settings.max_grad_norm,
         eval_strategy=strategy,
         save_strategy=strategy,
+        eval_steps=min(max(steps_in_epoch, 10), max_steps),
+        save_steps=min(max(steps_in_epoch, 10), max_steps),
+        save_only_model=True,
         save_total_limit=1,
         load_best_model_at_end=stops,
         metric_for_best_model="nll",
@@ -267,6 +282,7 @@ def _arguments(
         report_to=[],
         disable_tqdm=True,  # ELBOProgress shows more
         seed=settings.seed,
+        use_cpu=not torch.cuda.is_available(),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would not copy the backbone
     return arguments

@@ -34,7 +34,7 @@ def to_task(name: str, rows: list[tuple[str, str]], all_rows: list[tuple[str, st
 def describe_run() -> dict[str, Any]:
     """Say how a run is made: command, versions, machine; with an empty table of results."""
     return {
-        "command": "python " + " ".join(sys.argv[:1]),
+        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
         "machine": {
             "processor": platform.machine(),

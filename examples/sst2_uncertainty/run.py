@@ -29,12 +29,13 @@ from common import describe_run, read_lines, to_task, write_json
 from bayes_lora import FitSettings, Posterior, fit, load_backbone
 from bayes_lora.data import Task
 from bayes_lora.output import write_predictions
-from bayes_lora.predict import Predictions, entropy
+from bayes_lora.predict import Predictions
 from calibration import (
     accuracy,
     apply_temperature,
     brier,
     ece,
+    entropy,
     fit_temperature,
     nll,
     read_predictions,
