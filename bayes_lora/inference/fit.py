@@ -19,25 +19,39 @@ class ModelSettings:
     """Priors and their weight. The defaults are justified in docs/defaults.md.
 
     Args:
-        adapter_prior: Prior of the adapter's factors.
+        update_prior: Prior of adapter factors that start at zero, such as LoRA's B.
+        projection_prior: Prior of those that start at a random projection, such as LoRA's A, and
+            is centred there.
         head_prior: Prior of the head.
         kl_weight: Weight of the prior against the likelihood. 1 is Bayes' rule, any other value
             is tempering.
     """
 
-    adapter_prior: Prior = field(default_factory=lambda: Normal(0.3))
-    head_prior: Prior = field(default_factory=lambda: Normal(1.0))
-    kl_weight: float = 0.2
+    update_prior: Prior = field(default_factory=lambda: Normal(1.0))
+    projection_prior: Prior = field(default_factory=lambda: Normal(0.3))
+    head_prior: Prior = field(default_factory=lambda: Normal(2.0))
+    kl_weight: float = 0.3
 
     def __post_init__(self) -> None:
         check_positive("kl_weight", self.kl_weight)
+
+    @property
+    def priors(self) -> tuple[Prior, Prior, Prior]:
+        """All three priors."""
+        return self.update_prior, self.projection_prior, self.head_prior
+
+    def effect(self, adapter: Adapter) -> Effect:
+        """Make the population effect: the adapter with these priors."""
+        projections = [n for n, f in adapter.factors(1, 1).items() if not f.starts_at_zero]
+        own = dict.fromkeys(projections, self.projection_prior)
+        return Effect(POPULATION, adapter, self.update_prior, own)
 
 
 # A scale cannot be learned with a point: the joint optimum is a point of no width at zero.
 DEFAULTS = {
     "mean-field": ModelSettings(),
-    "map": ModelSettings(Normal(0.3), Normal(1.0), kl_weight=1.0),
-    "mle": ModelSettings(Flat(), Flat(), kl_weight=1.0),
+    "map": ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), kl_weight=1.0),
+    "mle": ModelSettings(Flat(), Flat(), Flat(), kl_weight=1.0),
 }
 
 
@@ -108,7 +122,7 @@ def make_config(
     return PosteriorConfig(
         options=options,
         guide=guide,
-        effects=(Effect(POPULATION, adapter, chosen.adapter_prior),),
+        effects=(chosen.effect(adapter),),
         head_prior=chosen.head_prior,
         pooling=backbone.pooling,
         num_rows=num_rows,
@@ -119,7 +133,7 @@ def make_config(
 
 
 def _check_priors(guide: str, chosen: ModelSettings) -> None:
-    priors = (chosen.adapter_prior, chosen.head_prior)
+    priors = chosen.priors
     if guide == "map" and any(isinstance(prior, LearnedNormal) for prior in priors):
         raise ConfigError(
             "The guide 'map' cannot learn a prior scale: its optimum is a scale of zero. "

@@ -38,13 +38,13 @@ DEFAULT = DEFAULTS["mean-field"]
 SETTINGS: dict[str, ModelSettings] = {
     "default": DEFAULT,
     "KL weight 1": replace(DEFAULT, kl_weight=1.0),
-    "KL weight 0.3": replace(DEFAULT, kl_weight=0.3),
     "KL weight 0.1": replace(DEFAULT, kl_weight=0.1),
-    "adapter prior 0.1": replace(DEFAULT, adapter_prior=Normal(0.1)),
-    "adapter prior 1": replace(DEFAULT, adapter_prior=Normal(1.0)),
-    "head prior learned": replace(DEFAULT, head_prior=LearnedNormal(1.0)),
-    "adapter prior learned": replace(DEFAULT, adapter_prior=LearnedNormal(0.3)),
-    "all learned, KL weight 1": ModelSettings(LearnedNormal(0.3), LearnedNormal(1.0), 1.0),
+    "prior of B 0.3": replace(DEFAULT, update_prior=Normal(0.3)),
+    "prior of the head 1": replace(DEFAULT, head_prior=Normal(1.0)),
+    "head scale learned": replace(DEFAULT, head_prior=LearnedNormal(2.0)),
+    "all scales learned": ModelSettings(
+        LearnedNormal(1.0), LearnedNormal(0.3), LearnedNormal(2.0), kl_weight=0.3
+    ),
 }
 
 
@@ -87,8 +87,9 @@ def main() -> None:
     for name, (train, dev) in load_tasks(arguments.data).items():
         for setting in ["mle-oracle", *SETTINGS]:
             key = f"{name} | {setting}"
-            if key not in results["results"]:
-                results["results"][key] = run(train, dev, setting)
+            used = repr(SETTINGS.get(setting, DEFAULTS["mle"]))
+            if results["results"].get(key, {}).get("settings") != used:
+                results["results"][key] = run(train, dev, setting) | {"settings": used}
                 write_json(results, arguments.out)
                 print(key, results["results"][key], flush=True)
 

@@ -28,6 +28,7 @@ from common import describe_run, read_lines, to_task, write_json
 
 from bayes_lora import FitSettings, Posterior, fit, load_backbone
 from bayes_lora.data import Task
+from bayes_lora.inference.fit import DEFAULTS
 from bayes_lora.output import write_predictions
 from bayes_lora.predict import Predictions
 from calibration import (
@@ -108,9 +109,13 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    results = describe_run() | {"seeds": SEEDS, "fits": {}}
+    settings = {name: repr(value) for name, value in DEFAULTS.items()}
+    results = describe_run() | {"seeds": SEEDS, "settings": settings, "fits": {}}
     if (out / "results.json").exists():
-        results["fits"] = json.loads((out / "results.json").read_text())["fits"]
+        earlier = json.loads((out / "results.json").read_text())
+        if earlier["settings"] != settings:
+            parser.error(f"{out} holds results of other defaults: give another folder")
+        results["fits"] = earlier["fits"]
     for seed in SEEDS:
         for method in ("mle-early", "mle", "mean-field"):  # mle-early writes mle-early-temp as well
             if not predictions_file(out, method, seed).exists():
