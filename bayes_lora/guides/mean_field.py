@@ -20,7 +20,7 @@ class MeanField(Guide):
             the means find their way before the noise grows to what the data allow.
     """
 
-    def __init__(self, model: BayesianModel, initial_scale: float = 0.1) -> None:
+    def __init__(self, model: BayesianModel, initial_scale: float = 0.12) -> None:
         super().__init__(model)
         self.loc = nn.ParameterDict()
         self.log_scale = nn.ParameterDict()

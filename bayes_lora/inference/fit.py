@@ -29,7 +29,7 @@ class ModelSettings:
 
     update_prior: Prior = field(default_factory=lambda: Normal(1.0))
     projection_prior: Prior = field(default_factory=lambda: Normal(0.3))
-    head_prior: Prior = field(default_factory=lambda: Normal(2.0))
+    head_prior: Prior = field(default_factory=lambda: Normal(1.5))
     kl_weight: float = 0.3
 
     def __post_init__(self) -> None:

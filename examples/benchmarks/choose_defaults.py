@@ -41,9 +41,9 @@ SETTINGS: dict[str, ModelSettings] = {
     "KL weight 0.1": replace(DEFAULT, kl_weight=0.1),
     "prior of B 0.3": replace(DEFAULT, update_prior=Normal(0.3)),
     "prior of the head 1": replace(DEFAULT, head_prior=Normal(1.0)),
-    "head scale learned": replace(DEFAULT, head_prior=LearnedNormal(2.0)),
+    "head scale learned": replace(DEFAULT, head_prior=LearnedNormal(1.5)),
     "all scales learned": ModelSettings(
-        LearnedNormal(1.0), LearnedNormal(0.3), LearnedNormal(2.0), kl_weight=0.3
+        LearnedNormal(1.0), LearnedNormal(0.3), LearnedNormal(1.5), kl_weight=0.3
     ),
 }
 
