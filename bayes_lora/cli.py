@@ -71,11 +71,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     check_free(Path(arguments.out))  # before the work, not after it
     task = read(arguments.data)
     dev = read(arguments.dev, options=task.options) if arguments.dev else None
-    settings = _given(
-        FitSettings,
-        arguments,
-        FIT_FLAGS,
-    )
+    settings = _given(FitSettings, arguments, FIT_FLAGS)
     defaults = partial(replace, DEFAULTS[arguments.guide])
     model_settings = _given(defaults, arguments, ("kl_weight",))
     task.check_trainable()

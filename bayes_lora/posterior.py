@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -177,43 +177,30 @@ class Posterior:
             RunFolderError: The folder holds no posterior, a broken one, or one of another backbone.
         """
         folder = Path(folder)
-        described = _read_json(folder / CONFIG_FILE)
-        try:
-            config, recorded = _config_from_json(described), described["backbone"]
-            name = backbone or recorded["name"]
-            loaded = load_backbone(
-                name,
-                targets=recorded["targets"],
-                dtype=dtype or getattr(torch, recorded["dtype"]),
-                max_length=recorded["max_length"],
-            )
-            matches = loaded.fingerprint == recorded["fingerprint"]
-            loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            model, guide = config.build(loaded)
-        except (KeyError, TypeError, AttributeError) as error:
+        config, recorded = _read_config(folder / CONFIG_FILE)
+        name = backbone or recorded.name
+        loaded = load_backbone(
+            name,
+            targets=recorded.targets,
+            dtype=dtype or getattr(torch, recorded.dtype),
+            max_length=recorded.max_length,
+        )
+        if loaded.fingerprint != recorded.fingerprint:
             raise RunFolderError(
-                f"{folder / CONFIG_FILE} is not a posterior's: {error!r}."
-            ) from error
-        if not matches:
-            raise RunFolderError(
-                f"{folder} was fitted on {recorded['name']!r} with fingerprint "
-                f"{recorded['fingerprint'][:12]}, but {name!r} has {loaded.fingerprint[:12]}: its "
+                f"{folder} was fitted on {recorded.name!r} with fingerprint "
+                f"{recorded.fingerprint[:12]}, but {name!r} has {loaded.fingerprint[:12]}: its "
                 f"weights are not the same. Give the original backbone."
             )
+        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model, guide = config.build(loaded)
         _load_weights(folder / WEIGHTS_FILE, model, guide)
         return cls(model, guide, config)
 
     def _to_json(self) -> dict[str, Any]:
-        backbone, config = self.model.backbone, self.config
+        config = self.config
         return {
             "format": FORMAT,
-            "backbone": {
-                "name": backbone.name,
-                "fingerprint": backbone.fingerprint,
-                "targets": backbone.targets,
-                "max_length": backbone.max_length,
-                "dtype": str(backbone.dtype).removeprefix("torch."),
-            },
+            "backbone": asdict(_RecordedBackbone.of(self.model.backbone)),
             "options": list(config.options),
             "guide": config.guide,
             "effects": [effect.to_json() for effect in config.effects],
@@ -225,6 +212,27 @@ class Posterior:
             "fit": config.fit,
             "versions": {name: version(name) for name in ("torch", "transformers", "pyro-ppl")},
         }
+
+
+@dataclass(frozen=True)
+class _RecordedBackbone:
+    """What a run remembers of its backbone, whose weights it does not copy."""
+
+    name: str
+    fingerprint: str
+    targets: str | list[str] | None
+    max_length: int
+    dtype: str
+
+    @staticmethod
+    def of(backbone: Backbone) -> "_RecordedBackbone":
+        return _RecordedBackbone(
+            backbone.name,
+            backbone.fingerprint,
+            backbone.targets,
+            backbone.max_length,
+            str(backbone.dtype).removeprefix("torch."),
+        )
 
 
 def check_free(folder: Path) -> None:
@@ -259,18 +267,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     return described
 
 
-def _config_from_json(described: dict[str, Any]) -> PosteriorConfig:
-    return PosteriorConfig(
-        options=tuple(described["options"]),
-        guide=described["guide"],
-        effects=tuple(Effect.from_json(effect) for effect in described["effects"]),
-        head_prior=Prior.from_json(described["head_prior"]),
-        pooling=described["pooling"],
-        num_rows=described["num_rows"],
-        kl_weight=described["kl_weight"],
-        seed=described["seed"],
-        fit=described["fit"],
-    )
+def _read_config(path: Path) -> tuple[PosteriorConfig, _RecordedBackbone]:
+    described = _read_json(path)
+    try:
+        config = PosteriorConfig(
+            options=tuple(described["options"]),
+            guide=described["guide"],
+            effects=tuple(Effect.from_json(effect) for effect in described["effects"]),
+            head_prior=Prior.from_json(described["head_prior"]),
+            pooling=described["pooling"],
+            num_rows=described["num_rows"],
+            kl_weight=described["kl_weight"],
+            seed=described["seed"],
+            fit=described["fit"],
+        )
+        if config.guide not in GUIDES:
+            raise KeyError(config.guide)
+        return config, _RecordedBackbone(**described["backbone"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path} does not describe a posterior: {error!r}.") from error
 
 
 def _load_weights(path: Path, model: BayesianModel, guide: Guide) -> None:

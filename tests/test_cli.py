@@ -208,6 +208,15 @@ def test_texts_that_are_cut_are_counted(place: Workplace) -> None:
     assert "1 of 13 texts are cut to 64 tokens" in error
 
 
+def test_a_run_with_a_guide_nobody_knows(place: Workplace) -> None:
+    assert place.fit()[0] == 0
+    path = place.folder / "run" / "posterior.json"
+    path.write_text(path.read_text().replace('"mean-field"', '"oracle"'))
+    status, error = place.run("predict", "run", "--data", "train.csv", "--out", "p.jsonl")
+    assert status == 2
+    _assert_one_line(error, r"posterior\.json does not describe.*oracle")
+
+
 def test_no_run_at_all(place: Workplace) -> None:
     status, error = place.run("predict", "run", "--data", "train.csv", "--out", "p.jsonl")
     assert status == 2
