@@ -106,6 +106,13 @@ def peak_memory(variant: str, backbone: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def measure_memory(variant: str, backbone: str) -> float:
+    """Return a variant's peak memory in a process of its own, in MiB."""
+    command = [sys.executable, __file__, "--memory-of", variant, "--out", os.devnull]
+    output = subprocess.check_output([*command, "--backbone", backbone], text=True)
+    return float(output.split()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -117,11 +124,11 @@ def main() -> None:
         print(peak_memory(arguments.memory_of, arguments.backbone))
         return
     results = describe_run() | {"rows": ROWS, "tokens": TOKENS, "rank": RANK, "device": DEVICE}
+    # Memory first: a process starts with its parent's peak for its own.
+    peaks = {variant: measure_memory(variant, arguments.backbone) for variant in VARIANTS}
     seconds = time_steps(arguments.backbone, arguments.steps)
     base = statistics.median(seconds["peft-lora"])
     for variant, values in seconds.items():
-        command = [sys.executable, __file__, "--memory-of", variant, "--out", os.devnull]
-        output = subprocess.check_output([*command, "--backbone", arguments.backbone], text=True)
         results["results"][variant] = {
             "median_seconds": statistics.median(values),
             "time_over_peft": statistics.median(values) / base,
@@ -129,10 +136,9 @@ def main() -> None:
                 a / b for a, b in zip(values, seconds["peft-lora"], strict=True)
             ),
             "seconds": values,
-            "peak_mib": float(output.split()[-1]),
+            "peak_mib": peaks[variant],
+            "memory_over_peft": peaks[variant] / peaks["peft-lora"],
         }
-    for row in results["results"].values():
-        row["memory_over_peft"] = row["peak_mib"] / results["results"]["peft-lora"]["peak_mib"]
     write_json(results, arguments.out)
     for variant, row in results["results"].items():
         print(
