@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_encoder
+from tiny_backbones import tiny_encoder
 from torch import nn
 
 from bayes_lora.adapters import LoRA

@@ -6,7 +6,6 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from conftest import WordTokenizer
 from linear_gaussian import NOISE, PRIOR, SITE, Problem
 from pyro.infer import MCMC, NUTS, Predictive, Trace_ELBO
 from pyro.infer.autoguide import (
@@ -17,6 +16,7 @@ from pyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
 )
+from tiny_backbones import WordTokenizer
 
 from bayes_lora.guides import MeanField
 from bayes_lora.inference.svi import FitSettings, SVIModule, fit_svi
