@@ -41,8 +41,7 @@ class ELBOProgress(TrainerCallback):
             refresh=False,
         )
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the bar."""
-        self.bar.close()
+    def close(self) -> None:
+        """Close the bar, also after an interruption, so that what follows has its own line."""
+        if self.bar is not None:
+            self.bar.close()

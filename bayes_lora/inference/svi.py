@@ -4,7 +4,7 @@ import math
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -191,8 +191,9 @@ def fit_svi(
         model.backbone.enable_gradient_checkpointing()
     with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _training(model):
         trainer = _make_trainer(model, guide, train, settings, dev, Path(folder))
-        trainer.add_callback(ELBOProgress(trainer.svi, label, progress))
-        with pyro.validation_enabled(False):  # checks a quarter of a million draws at each step
+        bar = ELBOProgress(trainer.svi, label, progress)
+        trainer.add_callback(bar)
+        with closing(bar), pyro.validation_enabled(False):  # it would check every draw's entries
             trainer.train()
 
 
