@@ -157,5 +157,10 @@ class BayesianModel(nn.Module):
             start = torch.randn(factor.shape, generator=generator) * factor.unit
         self.sites[name] = Site(name, factor.shape, factor.unit, start, key)
         module = prior.build(start, factor.unit)
-        self.priors[name.replace(".", "/")] = module  # torch allows no dots in these names
+        self.priors[parameter_name(name)] = module
         self._prior_of[name] = module
+
+
+def parameter_name(site: str) -> str:
+    """Turn a site's name into one torch accepts for a parameter or module (no dots)."""
+    return site.replace(".", "/")

@@ -19,13 +19,16 @@ def write_predictions(task: Task, predictions: Predictions, path: str | Path) ->
     Raises:
         ConfigError: The file cannot be written.
     """
+    information = predictions.mutual_information  # of all rows at once, not anew for each
     with atomic_text(path) as file:
         for row, example in enumerate(task.examples):
-            line = json.dumps(_describe(example, predictions, row), ensure_ascii=False)
-            file.write(line + "\n")
+            described = _describe(example, predictions, row, float(information[row]))
+            file.write(json.dumps(described, ensure_ascii=False) + "\n")
 
 
-def _describe(example: Example, predictions: Predictions, row: int) -> dict[str, Any]:
+def _describe(
+    example: Example, predictions: Predictions, row: int, mutual_information: float
+) -> dict[str, Any]:
     return {
         "input": example.input,
         "options": list(example.options),
@@ -34,6 +37,6 @@ def _describe(example: Example, predictions: Predictions, row: int) -> dict[str,
         "num_draws": predictions.num_draws,
         "predictive_entropy": float(predictions.predictive_entropy[row]),
         "expected_entropy": float(predictions.expected_entropy[row]),
-        "mutual_information": float(predictions.mutual_information[row]),
+        "mutual_information": mutual_information,
         "attributes": dict(example.attributes),
     }

@@ -1,6 +1,6 @@
 """Variational families by name, one a file."""
 
-from bayes_lora.guides.base import Guide, parameter_name, sample
+from bayes_lora.guides.base import Guide, sample
 from bayes_lora.guides.mean_field import MeanField
 from bayes_lora.guides.point import Point
 
@@ -11,6 +11,5 @@ __all__ = [
     "Guide",
     "MeanField",
     "Point",
-    "parameter_name",
     "sample",
 ]

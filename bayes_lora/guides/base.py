@@ -35,11 +35,6 @@ class Guide(nn.Module, ABC):
         """Return the mean of every site, ``[*shape]``."""
 
 
-def parameter_name(site: str) -> str:
-    """Turn a site's name into one torch accepts for a parameter (no dots)."""
-    return site.replace(".", "/")
-
-
 def sample(guide: Guide, num_draws: int, seed: int) -> dict[str, Tensor]:
     """Draw from a guide, the same draws for the same seed.
 

@@ -7,8 +7,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from bayes_lora.guides.base import Guide, parameter_name
-from bayes_lora.model import Batch, BayesianModel
+from bayes_lora.guides.base import Guide
+from bayes_lora.model import Batch, BayesianModel, parameter_name
 
 
 class MeanField(Guide):

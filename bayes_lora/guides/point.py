@@ -4,8 +4,8 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from bayes_lora.guides.base import Guide, parameter_name
-from bayes_lora.model import Batch, BayesianModel
+from bayes_lora.guides.base import Guide
+from bayes_lora.model import Batch, BayesianModel, parameter_name
 
 
 class Point(Guide):

@@ -38,7 +38,8 @@ class FitSettings:
         batch_size: Rows in one forward pass (rounded down to a multiple of ``draws``).
         accumulate: Forward passes in one optimizer step.
         draws: Independent posterior draws in one pass, G: each serves batch_size / G rows.
-        learning_rate: Of locations (AdamW without weight decay, linear decay, 20 warm-up steps).
+        learning_rate: Of locations (AdamW without weight decay, linear decay; a fifth of a
+            short fit's steps, 20 at most, warm up).
         scale_learning_rate: Of log scales, of guide and learned priors alike.
         max_grad_norm: Where the gradient of the loss per row is clipped.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
