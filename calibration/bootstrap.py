@@ -1,5 +1,6 @@
 """Bootstrap intervals: how much would a metric move on other rows of the same kind?"""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from calibration.errors import ParameterError, UndefinedMetricError
 from calibration.metrics import Metric
-from calibration.validation import Predictions, validate
+from calibration.validation import Floats, Predictions, validate
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -59,13 +60,33 @@ def bootstrap_interval(
 
     Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
     """
+    check_settings(resamples, level)
+    data = validate(probabilities, labels, num_options)
+    metric(data.probabilities, data.labels, data.num_options)  # undefined here: says so
+    values = _resampled(metric, data, resamples, np.random.default_rng(seed))
+    return percentile_interval(values, level)
+
+
+def check_settings(resamples: int, level: float) -> None:
+    """Raise `ParameterError` for `resamples` below 1 or a `level` outside (0, 1)."""
     if resamples < 1:
         raise ParameterError(f"resamples is {resamples}; give 1 or more")
     if not 0 < level < 1:
         raise ParameterError(f"level is {level}; give a share between 0 and 1, such as 0.95")
-    data = validate(probabilities, labels, num_options)
-    metric(data.probabilities, data.labels, data.num_options)  # undefined here: says so
-    values = _resampled(metric, data, resamples, np.random.default_rng(seed))
+
+
+def percentile_interval(values: Sequence[float] | Floats, level: float) -> Interval:
+    """The interval that holds the middle of a metric's resampled values.
+
+    Args:
+        values: One number per resample on which the metric is defined.
+        level: The share of them between the two ends, between 0 and 1.
+
+    Raises:
+        UndefinedMetricError: If there are no values.
+    """
+    if len(values) == 0:
+        raise UndefinedMetricError("the metric is undefined on every resample of these rows")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
@@ -80,6 +101,4 @@ def _resampled(
         arrays = (data.probabilities[rows], data.labels[rows], data.num_options[rows])
         with suppress(UndefinedMetricError):
             values.append(metric(*arrays))
-    if not values:
-        raise UndefinedMetricError("the metric is undefined on every resample of these rows")
     return values

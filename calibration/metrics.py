@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from calibration.errors import ParameterError, UndefinedMetricError
-from calibration.validation import Booleans, Floats, Integers, validate
+from calibration.validation import Booleans, Floats, Integers, Predictions, validate
 
 BINS = 15
 
@@ -43,9 +43,7 @@ def nll(probabilities: ArrayLike, labels: ArrayLike, num_options: ArrayLike | No
 
     A label given less than 1.2e-38 (float32's smallest normal number) counts as 87.3 nats.
     """
-    predictions = validate(probabilities, labels, num_options)
-    of_label = predictions.probabilities[np.arange(len(predictions)), predictions.labels]
-    return float(-np.log(np.maximum(of_label, NLL_FLOOR)).mean())
+    return float(losses(validate(probabilities, labels, num_options)).mean())
 
 
 def brier(
@@ -58,10 +56,7 @@ def brier(
 
     Source: Brier, "Verification of forecasts expressed in terms of probability", 1950.
     """
-    predictions = validate(probabilities, labels, num_options)
-    distance = predictions.probabilities.copy()
-    distance[np.arange(len(predictions)), predictions.labels] -= 1
-    return float((distance**2).sum(axis=1).mean())
+    return float(squared_distances(validate(probabilities, labels, num_options)).mean())
 
 
 def ece(
@@ -202,6 +197,19 @@ METRICS: dict[str, Metric] = {
     "auroc": auroc,
     "aurc": aurc,
 }
+
+
+def losses(predictions: Predictions) -> Floats:
+    """What `nll` averages: the negative log-likelihood of each row's label, float64 [n]."""
+    of_label = predictions.probabilities[np.arange(len(predictions)), predictions.labels]
+    return -np.log(np.maximum(of_label, NLL_FLOOR))
+
+
+def squared_distances(predictions: Predictions) -> Floats:
+    """What `brier` averages: each row's squared distance to the one-hot truth, float64 [n]."""
+    distance = predictions.probabilities.copy()
+    distance[np.arange(len(predictions)), predictions.labels] -= 1
+    return (distance**2).sum(axis=1)
 
 
 def equal_width_bins(probabilities: Floats, bins: int) -> Integers:

@@ -1,8 +1,9 @@
 """Read predictions.jsonl: one JSON object per row, with options, probabilities and the label.
 
 Required in every row: `options` (list of strings), `probabilities` (one number per option) and
-`label` (one of the options). Used if there: `input` (string), `num_draws` (int, the same in every
-row) and `mutual_information` (nats). Other keys are left alone.
+`label` (one of the options); the options may differ between rows. Used if there: `input` (string),
+`task` (string, in every row or in none), `num_draws` (int, the same in every row) and
+`mutual_information` (nats). Other keys are left alone.
 """
 
 import json
@@ -22,6 +23,7 @@ class Row:
     Attributes:
         line: Its line in the file, from 1.
         input: The text that was classified, if the file has it.
+        task: The name of the task it belongs to, if the file has it.
         options: What there was to choose from.
         probabilities: One number per option.
         label: Index of the true option, or None if unknown.
@@ -31,6 +33,7 @@ class Row:
 
     line: int
     input: str | None
+    task: str | None
     options: tuple[str, ...]
     probabilities: tuple[float, ...]
     label: int | None
@@ -70,10 +73,12 @@ def read_predictions(path: Path) -> PredictionsFile:
 
     Raises:
         PredictionsFileError: For a file that cannot be read, is empty, or has a row that is
-            broken, unlabelled or no probability distribution; it names the file and the line.
+            broken, unlabelled, no probability distribution or, unlike others, without a task; it
+            names the file and the line.
     """
     rows = _read_rows(path)
     labels = _labels(path, rows)
+    _check_tasks(path, rows)
     for row in rows:
         if row.num_draws != rows[0].num_draws:
             raise PredictionsFileError(
@@ -123,6 +128,18 @@ def _labels(path: Path, rows: list[Row]) -> list[int]:
     return [row.label for row in rows if row.label is not None]
 
 
+def _check_tasks(path: Path, rows: list[Row]) -> None:
+    """Every row has a task or none has: a row without one would count in no task."""
+    first = rows[0]
+    for row in rows:
+        if (row.task is None) != (first.task is None):
+            here, there = ("no", "one") if row.task is None else ("a", "none")
+            raise PredictionsFileError(
+                f'{path}, line {row.line}: has {here} "task", but line {first.line} has {there}; '
+                "give one in every row or in none"
+            )
+
+
 def _parse(line: bytes, number: int) -> Row:
     try:
         record = json.loads(line.decode("utf-8"))
@@ -136,6 +153,7 @@ def _parse(line: bytes, number: int) -> Row:
     return Row(
         line=number,
         input=_optional_text(record, "input"),
+        task=_optional_text(record, "task"),
         options=options,
         probabilities=_probabilities(record, len(options)),
         label=_label(record, options),

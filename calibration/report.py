@@ -6,14 +6,15 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from calibration.bootstrap import LEVEL, RESAMPLES
+from calibration.entry import Entry, describe
 from calibration.errors import ParameterError, ReportError
 from calibration.metrics import BINS
-from calibration.page import Entry, render
+from calibration.page import render
 from calibration.reading import read_predictions
 from calibration.summary import measure
+from calibration.tasks import measure_tasks
 
 VERSIONS_OF = ("numpy", "scipy", "netcal", "matplotlib", "jinja2")
 
@@ -47,7 +48,7 @@ def write_report(
     entries = _entries(files, resamples=resamples, seed=seed)
     described = {
         "title": title,
-        "predictions": [_describe(entry) for entry in entries],
+        "predictions": [describe(entry) for entry in entries],
         "settings": settings,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in VERSIONS_OF},
     }
@@ -73,6 +74,7 @@ def _entries(files: Sequence[Path], *, resamples: int, seed: int) -> list[Entry]
             name,
             file,
             measure(file, resamples=resamples, level=LEVEL, seed=seed),
+            measure_tasks(file, resamples=resamples, level=LEVEL, seed=seed),
         )
         for name, file in zip(names, read, strict=True)
     ]
@@ -104,23 +106,6 @@ def unique_names(files: Sequence[Path]) -> list[str]:
         depths = [
             depth + (names.count(name) > 1) for name, depth in zip(names, depths, strict=True)
         ]
-
-
-def _describe(entry: Entry) -> dict[str, Any]:
-    """The file's entry in report.json."""
-    measured = entry.measured
-    return {
-        "file": str(entry.file.path),
-        "name": entry.name,
-        "n": len(entry.file.rows),
-        "num_draws": entry.file.num_draws,
-        **measured.values,
-        "intervals": {
-            name: None if interval is None else list(interval)
-            for name, interval in measured.intervals.items()
-        },
-        "undefined": measured.undefined,
-    }
 
 
 def _replace(path: Path, text: str) -> None:

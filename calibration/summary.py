@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.bootstrap import Interval, bootstrap_interval
+from calibration.bootstrap import Interval, check_settings, percentile_interval
 from calibration.errors import UndefinedMetricError
 from calibration.metrics import METRICS
 from calibration.reading import PredictionsFile
-from calibration.validation import Floats, Integers
+from calibration.resampling import resampled_metrics
+from calibration.validation import Floats, Integers, Predictions
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,39 @@ def measure(file: PredictionsFile, *, resamples: int, level: float, seed: int) -
         seed: Seed of the resampling.
 
     Returns:
-        Values and intervals; an undefined metric is None with the reason beside it.
+        Values and intervals; an undefined metric is None with the reason beside it. The intervals
+        are those of `bootstrap_interval`, to rounding.
+
+    Raises:
+        ParameterError: For `resamples` below 1 or a `level` outside (0, 1).
     """
-    values: dict[str, float | None] = {}
-    intervals: dict[str, Interval | None] = {}
-    undefined = {}
-    data = file.predictions
-    arrays = (data.probabilities, data.labels, data.num_options)
-    one_option_set = len({row.options for row in file.rows}) == 1
-    for name, metric in METRICS.items():
+    check_settings(resamples, level)
+    classwise = len({row.options for row in file.rows}) == 1
+    values, undefined = _values(file.predictions, classwise)
+    drawn = resampled_metrics(file.predictions, classwise=classwise, resamples=resamples, seed=seed)
+    intervals: dict[str, Interval | None] = dict.fromkeys(values)
+    for name in [name for name in values if name not in undefined]:
         try:
-            if name == "classwise_ece" and not one_option_set:
-                raise UndefinedMetricError("rows have different options, so there are no classes")
-            values[name] = metric(*arrays)
-            intervals[name] = bootstrap_interval(
-                metric, *arrays, resamples=resamples, level=level, seed=seed
-            )
+            defined = drawn[name][~np.isnan(drawn[name])]
+            intervals[name] = percentile_interval(defined, level)
         except UndefinedMetricError as error:
-            values.setdefault(name, None)
-            intervals[name] = None
             undefined[name] = str(error)
     return Measured(values, intervals, undefined)
+
+
+def _values(data: Predictions, classwise: bool) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The metrics, and why some have no value."""
+    values: dict[str, float | None] = {}
+    undefined = {}
+    for name, metric in METRICS.items():
+        try:
+            if name == "classwise_ece" and not classwise:
+                raise UndefinedMetricError("rows have different options, so there are no classes")
+            values[name] = metric(data.probabilities, data.labels, data.num_options)
+        except UndefinedMetricError as error:
+            values[name] = None
+            undefined[name] = str(error)
+    return values, undefined
 
 
 def entropy(probabilities: Floats) -> Floats:

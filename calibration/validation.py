@@ -46,6 +46,12 @@ class Predictions:
         """Whether the predicted option is the label, bool [n]; of tied options the first counts."""
         return self.probabilities.argmax(axis=1) == self.labels
 
+    def take(self, rows: Integers) -> "Predictions":
+        """The rows at these places, int64 [m], without the columns that none of them uses."""
+        counts = self.num_options[rows]
+        width = counts.max(initial=0)
+        return Predictions(self.probabilities[rows, :width], counts, self.labels[rows])
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -104,3 +104,12 @@ def test_num_options_marks_the_padding():
 def test_takes_tensors():
     data = validate(torch.tensor(GOOD), torch.tensor([0, 1, 1]))
     np.testing.assert_allclose(data.probabilities, GOOD, rtol=1e-7)
+
+
+def test_taken_rows_leave_unused_columns_behind():
+    data = validate([[0.2, 0.3, 0.5], [0.6, 0.4], [0.1, 0.9]], [2, 0, 1])
+    taken = data.take(np.array([2, 1]))
+    assert taken.probabilities.tolist() == [[0.1, 0.9], [0.6, 0.4]]
+    assert taken.num_options.tolist() == [2, 2]
+    assert taken.labels.tolist() == [1, 0]
+    assert data.take(np.array([0])).probabilities.tolist() == [[0.2, 0.3, 0.5]]

@@ -38,6 +38,20 @@ def test_reads_the_number_of_draws(write_rows):
     assert read_predictions(write_rows([GOOD | {"num_draws": 10}] * 2)).num_draws == 10
 
 
+def test_reads_the_task(write_rows):
+    other = {"options": ["a", "b", "c"], "probabilities": [0, 0, 1], "label": "a", "task": "q"}
+    rows = read_predictions(write_rows([GOOD | {"task": "p"}, other])).rows
+    assert [row.task for row in rows] == ["p", "q"]
+    assert read_predictions(write_rows([GOOD, GOOD | {"task": None}])).rows[1].task is None
+
+
+def test_a_row_without_a_task_among_rows_with_one(write_rows):
+    path = write_rows([GOOD | {"task": "p"}, "", GOOD])
+    with pytest.raises(PredictionsFileError) as caught:
+        read_predictions(path)
+    assert str(caught.value).startswith(f'{path}, line 3: has no "task", but line 1 has one')
+
+
 def without(key):
     return {name: value for name, value in GOOD.items() if name != key}
 
@@ -57,6 +71,8 @@ def without(key):
         (GOOD | {"label": "maybe"}, "'maybe' is not one of its options"),
         (GOOD | {"label": 1}, '"label" must be a string'),
         (GOOD | {"input": 5}, '"input" must be a string'),
+        (GOOD | {"task": 5}, '"task" must be a string'),
+        (GOOD | {"task": "p"}, 'has a "task", but line 1 has none'),
         (GOOD | {"options": "yes"}, '"options" must be a list'),
         (GOOD | {"options": ["yes", 2]}, '"options" must be strings'),
         (GOOD | {"options": ["no", "no"]}, "same option twice"),

@@ -1,0 +1,151 @@
+"""Metrics as the page's tables show them: which columns there are, and values as text."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from calibration.bootstrap import Interval
+from calibration.summary import Measured
+
+NO_VALUE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as a table column.
+
+    Attributes:
+        name: Its name in `METRICS`.
+        title: The column's head.
+        meaning: One plain sentence.
+        higher_is_better: Which end is the good one.
+        percent: Shown as a percentage rather than as a plain number.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    higher_is_better: bool = False
+    percent: bool = False
+
+
+HEADLINE = (
+    Column("accuracy", "Accuracy", "How often the predicted option is right.", True, True),
+    Column(
+        "nll",
+        "NLL",
+        "Surprise at the truth, in nats; a wrong answer given with certainty costs most.",
+    ),
+    Column(
+        "ece",
+        "ECE",
+        "How far confidence and accuracy lie apart, on average; 0 means that of answers given "
+        "with 80 % confidence 80 % are right.",
+    ),
+    Column(
+        "brier",
+        "Brier",
+        "Squared distance between the probabilities and the truth, from 0 to 2; rewards being "
+        "right and being honest.",
+    ),
+)
+FURTHER = (
+    Column("adaptive_ece", "Adaptive ECE", "ECE with the same number of rows in each bin."),
+    Column(
+        "classwise_ece",
+        "Class-wise ECE",
+        "ECE of each option's probability, not the predicted one's only; mean over options.",
+    ),
+    Column("mce", "MCE", "The worst bin's gap; jumps about where a bin has few rows."),
+    Column(
+        "auroc",
+        "AUROC of correctness",
+        "How well confidence tells right answers from wrong ones; 0.5 is chance.",
+        True,
+    ),
+    Column("aurc", "AURC", "Error rate when only the surest rows are answered, over all shares."),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric as shown: texts, whether it is the best, why there is no value."""
+
+    value: str
+    below: str
+    best: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a metric table: whose metrics these are, a note on it, a cell per column.
+
+    `overall` marks a line about several others, such as an average.
+    """
+
+    name: str
+    note: str
+    cells: list[Cell]
+    overall: bool = False
+
+
+def cells(
+    measured: Measured, columns: Iterable[Column], best: Mapping[str, str | None] | None = None
+) -> list[Cell]:
+    """The metrics as shown.
+
+    Args:
+        measured: Values, intervals and reasons.
+        columns: The metrics to show.
+        best: From `best_shown`, to mark the best values; by default none is.
+    """
+    return [_cell(measured, column, (best or {}).get(column.name)) for column in columns]
+
+
+def _cell(measured: Measured, column: Column, best: str | None) -> Cell:
+    shown = value_text(measured.values[column.name], column)
+    return Cell(
+        value=shown,
+        below=_range(measured.intervals[column.name], column),
+        best=shown == best,
+        reason=measured.undefined.get(column.name, ""),
+    )
+
+
+def best_shown(values: Sequence[Mapping[str, float | None]], column: Column) -> str | None:
+    """The best value as shown, so that values that look equal are marked alike.
+
+    Args:
+        values: Of each that is compared, the metrics by name.
+        column: The metric.
+
+    Returns:
+        None if there are not two values to compare.
+    """
+    known = [value for of_one in values if (value := of_one[column.name]) is not None]
+    if len(known) < 2:
+        return None
+    return value_text(max(known) if column.higher_is_better else min(known), column)
+
+
+def value_text(value: float | None, column: Column) -> str:
+    """The metric's value as shown, with its unit; a dash for none."""
+    if value is None:
+        return NO_VALUE
+    return _number(value, column) + (" %" if column.percent else "")
+
+
+def rows_text(counts: Sequence[int]) -> str:
+    """How many rows there are, of one thing or of several that may differ in it."""
+    least, most = min(counts), max(counts)
+    return f"{least:,} rows" if least == most else f"{least:,} to {most:,} rows"
+
+
+def _number(value: float, column: Column) -> str:
+    return f"{100 * value:.1f}" if column.percent else f"{value:.3f}"
+
+
+def _range(interval: Interval | None, column: Column) -> str:
+    if interval is None:
+        return ""
+    return f"{_number(interval.low, column)} to {_number(interval.high, column)}"
