@@ -2,7 +2,7 @@
 
 from bayes_lora.adapters import LoRA
 from bayes_lora.backbone import load_backbone
-from bayes_lora.data import Task, read
+from bayes_lora.data import Task, read, unlabelled
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal
 from bayes_lora.errors import BayesLoraError
 from bayes_lora.inference import FitSettings, ModelSettings, fit
@@ -24,4 +24,5 @@ __all__ = [
     "fit",
     "load_backbone",
     "read",
+    "unlabelled",
 ]

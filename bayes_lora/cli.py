@@ -8,26 +8,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
-from bayes_lora.backbone import MINILM, Backbone, load_backbone
-from bayes_lora.data import Task, read
+from bayes_lora.adapters import ADAPTERS, Adapter
+from bayes_lora.arguments import make_parser
+from bayes_lora.backbone import Backbone, load_backbone
+from bayes_lora.data import Kind, TaskSet, inspect, read
 from bayes_lora.demo import run_demo
-from bayes_lora.errors import BayesLoraError, FitError, check_seed
+from bayes_lora.errors import BayesLoraError, ConfigError, FitError, check_seed
 from bayes_lora.files import check_file
-from bayes_lora.guides import GUIDES
 from bayes_lora.inference import FitSettings, fit
-from bayes_lora.inference.fit import DEFAULTS
+from bayes_lora.inference.fit import DEFAULTS, check_trainable
 from bayes_lora.output import write_predictions
-from bayes_lora.posterior import Posterior, check_free
+from bayes_lora.posterior import Posterior
+from bayes_lora.run_config import CONFIG_FILE, check_free
+from bayes_lora.scorers import Scorer, default_scorer, keep_scorable, make_scorer
 from calibration import CalibrationError, write_report
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WARNINGS_SHOWN = 10
 FIT_FLAGS = (
     "draws",
     "epochs",
@@ -38,16 +41,15 @@ FIT_FLAGS = (
     "checkpointing",
     "seed",
 )
-SPEC_HELP = "file.csv or file.jsonl with columns text,label or input,output,options"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0 done, 1 a failure of ours, 2 the user's input."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
         return _fail(arguments, "interrupted; what was unfinished is not kept", 130)
     except FitError as error:
@@ -69,23 +71,24 @@ def _fail(arguments: argparse.Namespace, message: str, status: int) -> int:
 
 def _fit(arguments: argparse.Namespace) -> None:
     check_free(Path(arguments.out))  # before the work, not after it
-    task = read(arguments.data)
-    dev = read(arguments.dev, options=task.options) if arguments.dev else None
     settings = _given(FitSettings, arguments, FIT_FLAGS)
     defaults = partial(replace, DEFAULTS[arguments.guide])
     model_settings = _given(defaults, arguments, ("kl_weight",))
-    task.check_trainable()
-    backbone = load_backbone(
-        arguments.model,
-        targets=_targets(arguments.targets),
-        dtype=DTYPES[arguments.dtype],
-        max_length=arguments.max_length,
-    )
-    _say_what_is_cut(backbone, task)
+    tasks = _read(arguments, arguments.data, "train")
+    dev = _read_dev(arguments, tasks) if arguments.dev else TaskSet(())
+    check_trainable(tasks.tasks)
+    backbone = _load(arguments.model, arguments)
+    name = arguments.scorer or default_scorer(backbone, tasks.tasks)
+    scorer = make_scorer(name, backbone, tasks.tasks)
+    tasks = keep_scorable(tasks, scorer, backbone, strict=arguments.strict)
+    dev = keep_scorable(dev, scorer, backbone, strict=arguments.strict) if len(dev) else dev
+    print(f"{len(tasks)} task(s), {sum(map(len, tasks))} rows, scorer {name}")
+    _warn(*_warnings(tasks), *_warnings(dev), *_cut(scorer, backbone, tasks))
     make_adapter: Callable[..., Adapter] = ADAPTERS[arguments.adapter]
     posterior = fit(
-        task,
+        tasks,
         backbone,
+        scorer=name,
         adapter=make_adapter(rank=arguments.rank),
         guide=arguments.guide,
         model_settings=model_settings,
@@ -100,19 +103,34 @@ def _fit(arguments: argparse.Namespace) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     check_seed(arguments.seed)
     check_file(Path(arguments.out))
-    dtype = DTYPES[arguments.dtype] if arguments.dtype else None
-    posterior = Posterior.from_pretrained(
-        arguments.run_folder, backbone=arguments.model, dtype=dtype
-    )
-    task = read(arguments.data, options=posterior.options)
-    _say_what_is_cut(posterior.model.backbone, task)
-    texts = [example.input for example in task.examples]
-    with tqdm(total=len(texts), desc="predict") as bar:
+    if (Path(arguments.run_folder) / CONFIG_FILE).exists():
+        posterior = _load_run(arguments)
+    else:
+        posterior = _load_pretrained(arguments)
+    labels = {"options" if posterior.fixed_options else "default_options": posterior.options}
+    tasks = _read(arguments, arguments.data, "test", **labels)
+    scorer, backbone = posterior.config.scorer, posterior.model.backbone
+    tasks = keep_scorable(tasks, scorer, backbone, strict=arguments.strict)
+    _warn(*_warnings(tasks), *_cut(scorer, backbone, tasks))
+    examples = [example for task in tasks for example in task.examples]
+    draws = arguments.draws if posterior.config.effects else 0
+    with tqdm(total=len(examples), desc="predict") as bar:
         predictions = posterior.predict(
-            texts, draws=arguments.draws, seed=arguments.seed, progress=bar.update
+            examples, draws=draws, seed=arguments.seed, progress=bar.update
         )
-    write_predictions(task, predictions, arguments.out)
-    print(f"Predictions for {len(texts)} rows written to {arguments.out}")
+    write_predictions(tasks, predictions, arguments.out)
+    print(f"Predictions for {len(examples)} rows written to {arguments.out}")
+
+
+def _tasks(arguments: argparse.Namespace) -> None:
+    print(
+        inspect(
+            arguments.data,
+            partition=arguments.partition,
+            part=arguments.part,
+            strict=arguments.strict,
+        )
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -121,13 +139,75 @@ def _report(arguments: argparse.Namespace) -> None:
     print(f"Report written to {out / 'report.html'}")
 
 
-def _say_what_is_cut(backbone: Backbone, task: Task) -> None:
-    cut = backbone.count_cut([example.input for example in task.examples])
-    if cut:
-        print(
-            f"{task.name}: {cut} of {len(task)} texts are cut to {backbone.max_length} tokens",
-            file=sys.stderr,
-        )
+def _read(
+    arguments: argparse.Namespace, specs: Sequence[str], split: str, **labels: Any
+) -> TaskSet:
+    default_part = {"train": "train", "dev": "train", "test": "test"}[split]
+    part = (arguments.part or default_part) if arguments.partition else None
+    return read(
+        specs,
+        split=split,
+        partition=arguments.partition,
+        part=part,
+        strict=arguments.strict,
+        **labels,
+    )
+
+
+def _read_dev(arguments: argparse.Namespace, tasks: TaskSet) -> TaskSet:
+    """Read ``--dev``; where training has one label set, its labels must be of it."""
+    fixed = all(task.kind is Kind.FIXED_LABELS for task in tasks)
+    sets = {task.options for task in tasks} if fixed else set()
+    return _read(arguments, arguments.dev, "dev", options=sets.pop() if len(sets) == 1 else None)
+
+
+def _load(name: str, arguments: argparse.Namespace) -> Backbone:
+    dtype = DTYPES[arguments.dtype or "float32"]
+    targets = _targets(getattr(arguments, "targets", None))
+    return load_backbone(name, targets=targets, dtype=dtype, max_length=arguments.max_length)
+
+
+def _load_run(arguments: argparse.Namespace) -> Posterior:
+    if arguments.scorer:
+        raise ConfigError("--scorer is for a backbone: a run keeps the scorer it was fitted with.")
+    dtype = DTYPES[arguments.dtype] if arguments.dtype else None
+    return Posterior.from_pretrained(arguments.run_folder, backbone=arguments.model, dtype=dtype)
+
+
+def _load_pretrained(arguments: argparse.Namespace) -> Posterior:
+    name = arguments.run_folder
+    try:
+        backbone = _load(name, arguments)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{name!r} is neither a run (there is no {CONFIG_FILE} in it) nor a backbone. {error}"
+        ) from error
+    scorer = arguments.scorer or default_scorer(backbone, (), zero_shot=True)
+    print(f"{name} as it is, nothing fitted, scorer {scorer}")
+    return Posterior.pretrained(backbone, scorer)
+
+
+def _warnings(tasks: TaskSet) -> list[str]:
+    """List what a reader should know of the data, at most ``WARNINGS_SHOWN`` lines of it."""
+    lines = [*tasks.warnings, *(f"{task.name}: {w}" for task in tasks for w in task.warnings)]
+    more = len(lines) - WARNINGS_SHOWN
+    tail = [f"and {more} more; bayes-lora tasks lists them"] if more > 0 else []
+    return lines[:WARNINGS_SHOWN] + tail
+
+
+def _cut(scorer: Scorer, backbone: Backbone, tasks: TaskSet) -> list[str]:
+    lines = []
+    for task in tasks:
+        cut = sum(row.cut for row in scorer.rows(backbone, task.examples))
+        if cut:
+            length = backbone.max_length
+            lines.append(f"{task.name}: {cut} of {len(task)} texts are cut to {length} tokens")
+    return lines
+
+
+def _warn(*lines: str) -> None:
+    for line in lines:
+        print(f"bayes-lora: warning: {' '.join(line.split())}", file=sys.stderr)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -147,87 +227,13 @@ def _targets(text: str | None) -> str | list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line, without the usage before it."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bayes-lora", description=__doc__)
-    parser.description = "Bayesian low-rank adapters: fit a posterior, predict, report."
-    common = _Parser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the trace of an error")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, help_text, add in (
-        ("demo", "fit and compare two models on a task the project generates", _add_demo),
-        ("fit", "fit a posterior over adapter weights to labelled text", _add_fit),
-        ("predict", "predict with a fitted posterior", _add_predict),
-        ("report", "measure predictions and write a report", _add_report),
-    ):
-        add(commands.add_parser(name, help=help_text, parents=[common], allow_abbrev=False))
-    return parser
-
-
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_demo)
-    parser.add_argument("--out", default="demo-report", help="new folder (default: demo-report)")
-    parser.add_argument("--seed", type=int, default=0, help="of the data and the fits")
-
-
-def _add_fit(parser: argparse.ArgumentParser) -> None:
-    defaults = FitSettings()
-    parser.set_defaults(run=_fit)
-    parser.add_argument("--data", required=True, metavar="SPEC", help=SPEC_HELP)
-    parser.add_argument("--dev", metavar="SPEC", help="labelled rows to stop early on (by NLL)")
-    parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the posterior")
-    parser.add_argument("--model", default=MINILM, help="minilm, a folder or a hub name")
-    parser.add_argument("--adapter", default="lora", choices=sorted(ADAPTERS))
-    parser.add_argument("--rank", type=int, default=LoRA().rank, help="rank of the adapter")
-    parser.add_argument("--targets", help="layers to adapt: names with commas, or a regex")
-    parser.add_argument("--guide", default="mean-field", choices=sorted(GUIDES))
-    parser.add_argument("--max-length", type=_positive, default=256, help="tokens (default 256)")
-    parser.add_argument("--kl-weight", type=float, help="weight of the prior; not 1: tempering")
-    parser.add_argument("--draws", type=int, help=f"draws in a step (default {defaults.draws})")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=float, help="passes (default 20, at least 150 steps)")
-    length.add_argument("--max-steps", type=int, help="optimizer steps, instead of --epochs")
-    parser.add_argument("--batch-size", type=int, help=f"rows (default {defaults.batch_size})")
-    parser.add_argument("--accumulate", type=int, help="batches in one optimizer step")
-    parser.add_argument("--learning-rate", type=float, help=f"default {defaults.learning_rate}")
-    parser.add_argument(
-        "--checkpointing", action="store_true", default=None, help="less memory, more time"
-    )
-    parser.add_argument(
-        "--dtype", default="float32", choices=sorted(DTYPES), help="of the backbone"
-    )
-    parser.add_argument("--seed", type=int, help="of starts, batches and draws")
-
-
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_predict)
-    parser.add_argument("run_folder", metavar="RUN", help="what fit wrote")
-    parser.add_argument("--data", required=True, metavar="SPEC", help=SPEC_HELP)
-    parser.add_argument("--out", required=True, metavar="FILE", help="predictions.jsonl")
-    parser.add_argument("--draws", type=int, default=10, help="0: the posterior mean")
-    parser.add_argument("--model", help="where the backbone lies now, if it moved")
-    parser.add_argument(
-        "--dtype", choices=sorted(DTYPES), help="of the backbone (default: the fit's)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_report)
-    parser.add_argument("predictions", nargs="+", metavar="predictions.jsonl")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
+COMMANDS = {
+    "demo": _demo,
+    "fit": _fit,
+    "predict": _predict,
+    "report": _report,
+    "tasks": _tasks,
+}
 
 
 if __name__ == "__main__":

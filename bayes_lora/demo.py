@@ -7,7 +7,7 @@ from bayes_lora.data import generate, write_csv
 from bayes_lora.files import atomic_folder
 from bayes_lora.inference import FitSettings, fit
 from bayes_lora.output import write_predictions
-from bayes_lora.posterior import check_free
+from bayes_lora.run_config import check_free
 from calibration import write_report
 
 TRAIN_ROWS = 200
@@ -44,12 +44,13 @@ def _run(out: Path, seed: int) -> None:
     test = generate(TEST_ROWS, seed=2 * seed + 1)
     write_csv(train, out / "train.csv")
     write_csv(test, out / "test.csv")
-    texts = [example.input for example in test.examples]
     files = []
     for guide, name in GUIDES_SHOWN.items():
         settings = FitSettings(epochs=EPOCHS, seed=seed)
-        posterior = fit(train, load_backbone(MINILM), guide=guide, settings=settings, progress=True)
+        posterior = fit(
+            [train], load_backbone(MINILM), guide=guide, settings=settings, progress=True
+        )
         posterior.save_pretrained(out / name)
         files.append(out / f"{name}.jsonl")
-        write_predictions(test, posterior.predict(texts, seed=seed), files[-1])
+        write_predictions([test], posterior.predict(test.examples, seed=seed), files[-1])
     write_report(files, out / "report", title="Support messages: MLE LoRA and Bayesian LoRA")

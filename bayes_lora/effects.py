@@ -1,8 +1,8 @@
 """Effects: an adapter, who shares it, and the prior of its factors."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
 from bayes_lora.errors import ConfigError, check_positive
-
-T = TypeVar("T")
+from bayes_lora.named import named_from_json, named_to_json
 
 
 class PriorModule(nn.Module, ABC):
@@ -170,15 +169,3 @@ class _FlatPrior(PriorModule):
 
     def distribution(self) -> dist.TorchDistribution:
         return dist.ImproperUniform(dist.constraints.real, torch.Size(), self.shape)
-
-
-def named_to_json(settings: Any, table: dict[str, type[T]]) -> dict[str, Any]:
-    """Describe a settings dataclass by its name in ``table`` and its fields."""
-    name = next(name for name, kind in table.items() if kind is type(settings))
-    return {"type": name, **asdict(settings)}
-
-
-def named_from_json(described: dict[str, Any], table: dict[str, type[T]]) -> T:
-    """Make the settings dataclass that ``named_to_json`` described."""
-    fields = {key: value for key, value in described.items() if key != "type"}
-    return table[described["type"]](**fields)

@@ -1,6 +1,7 @@
 """The Pyro program: priors on factors, a backbone that takes them, labels (docs/maths.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pyro
@@ -9,11 +10,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from bayes_lora.adapters import Factor
-from bayes_lora.backbone import Backbone, FactorKey, Scorer
+from bayes_lora.backbone import Backbone, FactorKey
 from bayes_lora.effects import Effect, Prior, PriorModule
 from bayes_lora.errors import ConfigError
+from bayes_lora.scorers import Batch, Scorer
 
-Batch = Mapping[str, Tensor]
 HEAD = "head"
 
 
@@ -45,7 +46,7 @@ class BayesianModel(nn.Module):
     Args:
         backbone: The frozen backbone.
         effects: The terms whose updates add up.
-        scorer: Turns states into logits.
+        scorer: Turns examples into logits over their options.
         head_prior: Prior of the scorer's own weights.
         num_rows: Rows in the training data, N; a minibatch of B stands for N rows.
         seed: Of the random starting values.
@@ -97,7 +98,8 @@ class BayesianModel(nn.Module):
         """Run the program: draw weights, score the rows, observe (or draw) the labels.
 
         Args:
-            batch: Model inputs ``[B, T]``.
+            batch: The scorer's tensors for B rows, in one group, or as many as there are particles
+                where these share the rows.
             labels: Option indices ``[B]``; None to draw them.
 
         Returns:
@@ -107,7 +109,7 @@ class BayesianModel(nn.Module):
         lead = self._particle_shape(values)
         draws = lead.numel()
         if not self.share_rows:
-            batch = {key: torch.cat([value] * draws) for key, value in batch.items()}
+            batch = repeated(batch, draws)
         flat = {n: v.reshape(draws, *self.sites[n].shape) for n, v in values.items()}
         logits = self.logits(batch, flat)
         logits = logits.view(*lead[:-1], -1, logits.shape[-1])
@@ -128,21 +130,30 @@ class BayesianModel(nn.Module):
         name, value = next(iter(values.items()))
         return value.shape[: value.dim() - len(self.sites[name].shape)]
 
-    def logits(self, batch: Batch, values: Mapping[str, Tensor]) -> Tensor:
+    def logits(
+        self, batch: Batch, values: Mapping[str, Tensor], shared: Tensor | None = None
+    ) -> Tensor:
         """Score rows under given weights, without Pyro.
 
         Args:
-            batch: Model inputs ``[B, T]``.
+            batch: The scorer's tensors for B rows in R groups.
             values: Site name to draws ``[R, *shape]``, R dividing B; rows ``i * B / R`` to
                 ``(i + 1) * B / R`` use draw i.
+            shared: Embeddings of what the rows share under these draws (see ``Scorer``).
 
         Returns:
             Logits ``[B, options]``.
         """
-        factors = {s.key: values[n] for n, s in self.sites.items() if s.key is not None}
-        states = self.backbone(batch, factors, self.adapters)
         head = {n.split(".", 1)[1]: values[n] for n, s in self.sites.items() if s.key is None}
-        return self.scorer.logits(states, batch["attention_mask"], head)
+        with self.under(values):
+            return self.scorer.logits(self.backbone, batch, head, shared)
+
+    @contextmanager
+    def under(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Put the adapters' weights in force for backbone passes inside the ``with`` block."""
+        factors = {s.key: values[n] for n, s in self.sites.items() if s.key is not None}
+        with self.backbone.adapted(factors, self.adapters):
+            yield
 
     def _add(
         self,
@@ -159,6 +170,11 @@ class BayesianModel(nn.Module):
         module = prior.build(start, factor.unit)
         self.priors[parameter_name(name)] = module
         self._prior_of[name] = module
+
+
+def repeated(batch: Batch, copies: int) -> dict[str, Tensor]:
+    """Repeat a batch of one group, so that each copy can have weights of its own."""
+    return {key: torch.cat([value] * copies) for key, value in batch.items()}
 
 
 def parameter_name(site: str) -> str:

@@ -1,6 +1,7 @@
 """predictions.jsonl: what the posterior says about each row, for people and for the report."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,27 @@ from bayes_lora.files import atomic_text
 from bayes_lora.predict import Predictions
 
 
-def write_predictions(task: Task, predictions: Predictions, path: str | Path) -> None:
-    """Write one JSON object a row, atomically, in the task's order.
+def write_predictions(tasks: Iterable[Task], predictions: Predictions, path: str | Path) -> None:
+    """Write one JSON object a row, atomically, task by task.
 
-    Keys: ``input``, ``options``, ``probabilities`` (mean over draws), ``label`` (the option's text,
-    or null), ``num_draws`` (0: posterior mean), ``predictive_entropy``, ``expected_entropy`` and
-    ``mutual_information`` (nats), ``attributes``.
+    Keys: ``task``, ``input``, ``options``, ``probabilities`` (mean over draws), ``label`` (the
+    option's text, or null), ``num_draws`` (0: posterior mean, or no posterior),
+    ``predictive_entropy``, ``expected_entropy`` and ``mutual_information`` (nats), ``attributes``.
+
+    Args:
+        tasks: Their examples, task after task, are the rows of ``predictions``.
+        predictions: What was predicted.
+        path: The file.
 
     Raises:
         ConfigError: The file cannot be written.
     """
+    examples = [(task.name, example) for task in tasks for example in task.examples]
     information = predictions.mutual_information  # of all rows at once, not anew for each
     with atomic_text(path) as file:
-        for row, example in enumerate(task.examples):
+        for row, (name, example) in enumerate(examples):
             described = _describe(example, predictions, row, float(information[row]))
-            file.write(json.dumps(described, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"task": name, **described}, ensure_ascii=False) + "\n")
 
 
 def _describe(
@@ -32,7 +39,7 @@ def _describe(
     return {
         "input": example.input,
         "options": list(example.options),
-        "probabilities": predictions.probabilities[row].tolist(),
+        "probabilities": predictions.probabilities[row, : len(example.options)].tolist(),
         "label": None if example.label is None else example.options[example.label],
         "num_draws": predictions.num_draws,
         "predictive_entropy": float(predictions.predictive_entropy[row]),

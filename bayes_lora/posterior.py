@@ -2,67 +2,26 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from bayes_lora.backbone import Backbone, ClassHead, load_backbone
-from bayes_lora.effects import Effect, Prior
+from bayes_lora.backbone import Backbone, load_backbone
+from bayes_lora.data import Example
+from bayes_lora.effects import Normal
 from bayes_lora.errors import ConfigError, RunFolderError
-from bayes_lora.files import atomic_folder, check_writable
-from bayes_lora.guides import GUIDES, Guide, sample
+from bayes_lora.files import atomic_folder
+from bayes_lora.guides import Guide, sample
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import Predictions, predict
+from bayes_lora.run_config import CONFIG_FILE, PosteriorConfig, check_free, describe, read_config
+from bayes_lora.scorers import ClassHead, check_scorable, make_scorer
 
-CONFIG_FILE = "posterior.json"
 WEIGHTS_FILE = "posterior.safetensors"
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class PosteriorConfig:
-    """What was fitted, apart from the weights; saved as ``posterior.json``.
-
-    Args:
-        options: Label names, in the order of the probabilities.
-        guide: The guide's name in ``GUIDES``.
-        effects: The terms of the model.
-        head_prior: Prior of the head.
-        pooling: How the head pools states: ``mean`` or ``last``.
-        num_rows: Rows it was fitted on.
-        kl_weight: Weight of the prior against the likelihood; not 1 means tempered.
-        seed: Of the random starting values, where priors are centred.
-        fit: Settings of the fit, for the record.
-    """
-
-    options: tuple[str, ...]
-    guide: str
-    effects: tuple[Effect, ...]
-    head_prior: Prior
-    pooling: str
-    num_rows: int
-    kl_weight: float
-    seed: int
-    fit: dict[str, Any]
-
-    def build(self, backbone: Backbone) -> tuple[BayesianModel, Guide]:
-        """Make the Pyro program and its guide, at their starting values."""
-        model = BayesianModel(
-            backbone,
-            self.effects,
-            ClassHead(len(self.options), self.pooling),
-            head_prior=self.head_prior,
-            num_rows=self.num_rows,
-            kl_weight=self.kl_weight,
-            seed=self.seed,
-        ).to(backbone.device)
-        return model, GUIDES[self.guide](model).to(backbone.device)
 
 
 class Posterior:
@@ -79,10 +38,45 @@ class Posterior:
         self.guide = guide
         self.config = config
 
+    @classmethod
+    def pretrained(cls, backbone: Backbone, scorer: str) -> "Posterior":
+        """Predict with a backbone as it is, nothing fitted: the floor of every comparison.
+
+        Args:
+            backbone: The pretrained model.
+            scorer: One that reads options: ``similarity``, ``likelihood``, ``likelihood-letter``.
+
+        Raises:
+            ConfigError: The scorer is a class head, which knows nothing before a fit, or unknown.
+            UnsupportedError: The scorer does not fit the backbone.
+        """
+        if scorer == "class-head":
+            raise ConfigError(
+                "A class head knows nothing before it is fitted: use similarity for an encoder, "
+                "likelihood for a language model."
+            )
+        config = PosteriorConfig(
+            scorer=make_scorer(scorer, backbone, ()),
+            guide="mle",
+            effects=(),
+            head_prior=Normal(),
+            options=None,
+            num_rows=1,
+            kl_weight=1.0,
+            seed=0,
+            fit={},
+        )
+        return cls(*config.build(backbone), config)
+
     @property
-    def options(self) -> tuple[str, ...]:
-        """Label names, in the order of the probabilities."""
+    def options(self) -> tuple[str, ...] | None:
+        """Labels of the task it was fitted to, if that was one task with fixed labels."""
         return self.config.options
+
+    @property
+    def fixed_options(self) -> tuple[str, ...] | None:
+        """The only options it can score, of a class head; None where it reads them."""
+        return self.options if isinstance(self.config.scorer, ClassHead) else None
 
     def draw(self, num_draws: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Draw all weights from the posterior.
@@ -105,7 +99,7 @@ class Posterior:
 
     def predict(
         self,
-        texts: Sequence[str],
+        examples: Sequence[Example],
         *,
         draws: int = 10,
         seed: int = 0,
@@ -113,13 +107,13 @@ class Posterior:
         keep_draws: bool = False,
         progress: Callable[[int], object] = lambda rows: None,
     ) -> Predictions:
-        """Give probabilities for each text, averaged over posterior draws.
+        """Give probabilities of each example's options, averaged over posterior draws.
 
         A draw is one coherent set of weights for the whole data set, so results do not depend on
-        the batches or the order of the texts.
+        the batches or the order of the examples.
 
         Args:
-            texts: Inputs; at least one.
+            examples: Inputs with their options; at least one (``unlabelled`` makes them of texts).
             draws: Draws to average over; 0 predicts with the posterior mean. A point has nothing
                 to average, so one draw is taken.
             seed: Of the draws.
@@ -128,13 +122,15 @@ class Posterior:
             progress: Called with the number of rows done, after each chunk of rows.
 
         Raises:
-            ConfigError: No texts, or a negative number of draws.
+            ConfigError: No examples, or a negative number of draws.
+            InputDataError: The options of one cannot be scored.
         """
+        check_scorable(self.config.scorer, self.model.backbone, examples)
         num_draws = draws if self.guide.random else min(draws, 1)
         predictions = predict(
             self.model,
             self.draw(num_draws, seed=seed),
-            texts,
+            self.config.scorer.rows(self.model.backbone, examples),
             tokens_per_pass=tokens_per_pass,
             keep_draws=keep_draws,
             progress=progress,
@@ -154,7 +150,9 @@ class Posterior:
             state |= {f"model.{k}": v for k, v in self.model.state_dict().items()}
             state = {k: v.contiguous().cpu() for k, v in state.items()}
             safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
-            (unfinished / CONFIG_FILE).write_text(json.dumps(self._to_json(), indent=2) + "\n")
+            (unfinished / CONFIG_FILE).write_text(
+                json.dumps(describe(self.config, self.model.backbone), indent=2) + "\n"
+            )
 
     @classmethod
     def from_pretrained(
@@ -177,7 +175,7 @@ class Posterior:
             RunFolderError: The folder holds no posterior, a broken one, or one of another backbone.
         """
         folder = Path(folder)
-        config, recorded = _read_config(folder / CONFIG_FILE)
+        config, recorded = read_config(folder / CONFIG_FILE)
         name = backbone or recorded.name
         loaded = load_backbone(
             name,
@@ -195,97 +193,6 @@ class Posterior:
         model, guide = config.build(loaded)
         _load_weights(folder / WEIGHTS_FILE, model, guide)
         return cls(model, guide, config)
-
-    def _to_json(self) -> dict[str, Any]:
-        config = self.config
-        return {
-            "format": FORMAT,
-            "backbone": asdict(_RecordedBackbone.of(self.model.backbone)),
-            "options": list(config.options),
-            "guide": config.guide,
-            "effects": [effect.to_json() for effect in config.effects],
-            "head_prior": config.head_prior.to_json(),
-            "pooling": config.pooling,
-            "num_rows": config.num_rows,
-            "kl_weight": config.kl_weight,
-            "seed": config.seed,
-            "fit": config.fit,
-            "versions": {name: version(name) for name in ("torch", "transformers", "pyro-ppl")},
-        }
-
-
-@dataclass(frozen=True)
-class _RecordedBackbone:
-    """What a run remembers of its backbone, whose weights it does not copy."""
-
-    name: str
-    fingerprint: str
-    targets: str | list[str] | None
-    max_length: int
-    dtype: str
-
-    @staticmethod
-    def of(backbone: Backbone) -> "_RecordedBackbone":
-        return _RecordedBackbone(
-            backbone.name,
-            backbone.fingerprint,
-            backbone.targets,
-            backbone.max_length,
-            str(backbone.dtype).removeprefix("torch."),
-        )
-
-
-def check_free(folder: Path) -> None:
-    """Check that a run can be written to ``folder`` without writing over anything.
-
-    Raises:
-        RunFolderError: It exists and is not an empty folder.
-        ConfigError: Nothing can be written there.
-    """
-    if (folder / CONFIG_FILE).exists():
-        raise RunFolderError(f"{folder} holds another run: give a new folder, or delete it first.")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RunFolderError(f"{folder} exists and is not an empty folder: give a new one.")
-    check_writable(folder)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFolderError(
-            f"{path.parent} holds no run: there is no {path.name} in it."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}.") from error
-    found = described.get("format") if isinstance(described, dict) else None
-    if found != FORMAT:
-        raise RunFolderError(
-            f"{path} has format {found}, and this version of bayes-lora reads {FORMAT}: "
-            f"use the version that wrote it."
-        )
-    return described
-
-
-def _read_config(path: Path) -> tuple[PosteriorConfig, _RecordedBackbone]:
-    described = _read_json(path)
-    try:
-        config = PosteriorConfig(
-            options=tuple(described["options"]),
-            guide=described["guide"],
-            effects=tuple(Effect.from_json(effect) for effect in described["effects"]),
-            head_prior=Prior.from_json(described["head_prior"]),
-            pooling=described["pooling"],
-            num_rows=described["num_rows"],
-            kl_weight=described["kl_weight"],
-            seed=described["seed"],
-            fit=described["fit"],
-        )
-        if config.guide not in GUIDES:
-            raise KeyError(config.guide)
-        return config, _RecordedBackbone(**described["backbone"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{path} does not describe a posterior: {error!r}.") from error
 
 
 def _load_weights(path: Path, model: BayesianModel, guide: Guide) -> None:

@@ -1,15 +1,17 @@
 """The Monte Carlo predictive: probabilities averaged over draws of all weights."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayes_lora.backbone import TokenIds
 from bayes_lora.errors import ConfigError
-from bayes_lora.model import Batch, BayesianModel
+from bayes_lora.model import BayesianModel, repeated
+from bayes_lora.scorers import Row
 from calibration import entropy
 
 Array = NDArray[np.float64]
@@ -18,6 +20,9 @@ Draws = Mapping[str, Tensor]
 # Tokens in one forward pass. On a CPU small passes stay in the cache (docs/maths.md has figures);
 # on a GPU larger ones fill the device.
 TOKENS_PER_PASS = {"cpu": 2048, "cuda": 65536}
+# What rows share is embedded for so many of them at a time, and kept while the next ones need it:
+# a task's labels throughout, the options of multiple-choice rows only as long as they are used.
+ROWS_PER_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,12 @@ class Predictions:
     """What the posterior says about each row; arrays are float64, entropies are in nats.
 
     Args:
-        probabilities: Mean over draws of the options' probabilities, ``[n, options]``.
+        probabilities: Mean over draws of the options' probabilities, ``[n, most options]``; zero
+            where a row has no such option.
         predictive_entropy: Entropy of those, ``[n]``: all uncertainty.
         expected_entropy: Mean over draws of each draw's entropy, ``[n]``: noise in the data.
         num_draws: Draws averaged over; 0 for the posterior mean's single prediction.
-        per_draw: Probabilities under each draw, ``[draws, n, options]``, when asked for.
+        per_draw: Probabilities under each draw, ``[draws, n, most options]``, when asked for.
     """
 
     probabilities: Array
@@ -47,13 +53,13 @@ class Predictions:
 def predict(
     model: BayesianModel,
     draws: Draws,
-    texts: Sequence[str],
+    rows: Sequence[Row],
     *,
     tokens_per_pass: int | None = None,
     keep_draws: bool = False,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Predictions:
-    """Score every text under every draw and average the *probabilities*.
+    """Score every row under every draw and average the *probabilities*.
 
     Averaging logits would give back little more than the point prediction. Draws are folded into
     the rows of one pass: rows of the same batch use different weights.
@@ -61,66 +67,127 @@ def predict(
     Args:
         model: The program whose weights the draws are.
         draws: Site name to values ``[S, *shape]``; each draw is used for all the data.
-        texts: Inputs; at least one.
+        rows: What the model's scorer made of the examples; at least one.
         tokens_per_pass: Most tokens (padding counted) in one pass; None for the device's default.
         keep_draws: Also return each draw's probabilities.
         progress: Called with the number of rows done, after each chunk of rows.
 
     Returns:
-        Predictions in the order of ``texts``, whatever the chunks were.
+        Predictions in the order of ``rows``, whatever the chunks were.
 
     Raises:
-        ConfigError: There is no text, or ``tokens_per_pass`` is not positive.
+        ConfigError: There is no row, or ``tokens_per_pass`` is not positive.
     """
     budget = tokens_per_pass or TOKENS_PER_PASS[model.backbone.device.type]
-    if not texts or budget < 1:
-        raise ConfigError("Prediction needs at least one text and one token in a pass.")
-    encodings = model.backbone.encode(texts)
-    num_draws = len(next(iter(draws.values())))
-    mean: list[Array] = [np.empty(0)] * len(texts)
-    expected = np.zeros(len(texts))
-    kept: list[Array] = [np.empty(0)] * len(texts) if keep_draws else []
+    if not rows or budget < 1:
+        raise ConfigError("Prediction needs at least one row and one token in a pass.")
+    run = _Run(model, draws, budget)
+    mean: list[Array] = [np.empty(0)] * len(rows)
+    expected = np.zeros(len(rows))
+    kept: list[Array] = [np.empty(0)] * len(rows) if keep_draws else []
     with torch.inference_mode():
-        for rows in _chunks([len(e["input_ids"]) for e in encodings], num_draws, budget):
-            batch = model.backbone.collate([encodings[row] for row in rows])
-            scored = _score(model, draws, batch, budget)  # [S, rows, options]
-            expected[rows] = entropy(scored).mean(0)
-            for i, row in enumerate(rows):
+        for chunk in _paged_chunks(run, rows):
+            scored = run.score([rows[row] for row in chunk])  # [S, rows, options]
+            expected[chunk] = entropy(scored).mean(0)
+            for i, row in enumerate(chunk):
                 mean[row] = scored[:, i].mean(0)
                 if keep_draws:
                     kept[row] = scored[:, i]
-            progress(len(rows))
-    probabilities = np.stack(mean)
+            progress(len(chunk))
+    probabilities = _stacked(mean)
     return Predictions(
         probabilities,
         entropy(probabilities),
         expected,
-        num_draws,
-        np.stack(kept, axis=1) if keep_draws else None,
+        run.num_draws,
+        _stacked(kept).swapaxes(0, 1) if keep_draws else None,
     )
 
 
-def _chunks(lengths: Sequence[int], num_draws: int, budget: int) -> Iterator[list[int]]:
-    """Yield rows of like length, as many as fit into one pass with all their draws."""
+@dataclass
+class _Run:
+    """One prediction's draws, and the embeddings its rows share at the moment."""
+
+    model: BayesianModel
+    draws: Draws
+    budget: int
+    embedded: dict[TokenIds, int] = field(default_factory=dict)
+    table: Tensor | None = None  # [S, embedded, hidden_size]
+
+    @property
+    def num_draws(self) -> int:
+        return len(next(iter(self.draws.values())))
+
+    def share(self, rows: Sequence[Row]) -> None:
+        """Embed what these rows share and the last ones did not, and forget what they do not."""
+        shared = self.model.scorer.shared(rows)
+        new = [ids for ids in shared if ids not in self.embedded]
+        parts = [] if self.table is None else [self.table]
+        if new:
+            parts.append(self._embed(new))
+        everything = {**self.embedded, **{ids: len(self.embedded) + i for i, ids in enumerate(new)}}
+        if parts:
+            self.table = torch.cat(parts, dim=1)[:, [everything[ids] for ids in shared]]
+            self.embedded = {ids: i for i, ids in enumerate(shared)}
+
+    def _embed(self, sequences: Sequence[TokenIds]) -> Tensor:
+        embedded: list[Tensor] = [torch.empty(0)] * len(sequences)
+        for chunk in _chunks([len(ids) for ids in sequences], self.num_draws, self.budget):
+            batch = self.model.backbone.collate([sequences[i] for i in chunk])
+            parts = []
+            for some, count in self._parts(len(chunk) * batch["input_ids"].shape[1]):
+                with self.model.under(some):
+                    states = self.model.scorer.embed(self.model.backbone, repeated(batch, count))
+                parts.append(states.unflatten(0, (count, -1)))
+            for i, states in zip(chunk, torch.cat(parts).unbind(1), strict=True):
+                embedded[i] = states
+        return torch.stack(embedded, dim=1)
+
+    def score(self, rows: Sequence[Row]) -> Array:
+        """Return probabilities ``[S, rows, options]``; draws that do not fit go in turn."""
+        scorer, backbone = self.model.scorer, self.model.backbone
+        batch = scorer.collate(backbone, rows, embedded=self.embedded or None)
+        parts, done = [], 0
+        for some, count in self._parts(len(rows) * max(scorer.cost(row) for row in rows)):
+            table = None if self.table is None else self.table[done : done + count]
+            logits = self.model.logits(repeated(batch, count), some, table).cpu().double()
+            parts.append(logits.softmax(-1).view(count, len(rows), -1).numpy())
+            done += count
+        return np.concatenate(parts)
+
+    def _parts(self, tokens: int) -> Iterator[tuple[Draws, int]]:
+        """Yield as many draws at a time as fit into a pass of so many tokens each."""
+        together = min(self.num_draws, max(1, self.budget // tokens))
+        for start in range(0, self.num_draws, together):
+            some = {name: value[start : start + together] for name, value in self.draws.items()}
+            yield some, min(together, self.num_draws - start)
+
+
+def _paged_chunks(run: _Run, rows: Sequence[Row]) -> Iterator[list[int]]:
+    """Yield chunks of rows; before a page's first, what its rows share is embedded."""
+    costs = [run.model.scorer.cost(row) for row in rows]
+    for first in range(0, len(rows), ROWS_PER_PAGE):
+        page = range(first, min(first + ROWS_PER_PAGE, len(rows)))
+        run.share([rows[row] for row in page])
+        for chunk in _chunks([costs[row] for row in page], run.num_draws, run.budget):
+            yield [first + i for i in chunk]
+
+
+def _chunks(costs: Sequence[int], num_draws: int, budget: int) -> Iterator[list[int]]:
+    """Yield rows of like cost, as many as fit into one pass with all their draws."""
     rows: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if rows and (len(rows) + 1) * num_draws * lengths[rows[0]] > budget:
+    for row in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        if rows and (len(rows) + 1) * num_draws * costs[rows[0]] > budget:
             yield rows
             rows = []
         rows.append(row)
     yield rows
 
 
-def _score(model: BayesianModel, draws: Draws, batch: Batch, budget: int) -> Array:
-    """Return probabilities ``[S, rows, options]``; draws that do not fit go in turn."""
-    num_draws = len(next(iter(draws.values())))
-    rows, length = batch["input_ids"].shape
-    together = min(num_draws, max(1, budget // (rows * length)))
-    parts = []
-    for start in range(0, num_draws, together):
-        some = {name: value[start : start + together] for name, value in draws.items()}
-        count = len(next(iter(some.values())))
-        folded = {key: value.repeat(count, 1) for key, value in batch.items()}
-        logits = model.logits(folded, some).cpu().double()
-        parts.append(logits.softmax(-1).view(count, rows, -1).numpy())
-    return np.concatenate(parts)
+def _stacked(rows: Sequence[Array]) -> Array:
+    """Stack arrays ``[..., options]``, with zeros where one has fewer options than another."""
+    most = max(row.shape[-1] for row in rows)
+    out = np.zeros((len(rows), *rows[0].shape[:-1], most))
+    for i, row in enumerate(rows):
+        out[i, ..., : row.shape[-1]] = row
+    return out

@@ -12,6 +12,8 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from bayes_lora.backbone import Backbone, load_backbone
@@ -50,9 +52,21 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "max_position_embeddings": 64,
     }
     torch.manual_seed(0)
+    t5 = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
     for name, model in (
         ("tiny-encoder", BertModel(BertConfig(**sizes))),
         ("tiny-decoder", LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))),
+        ("tiny-encoder-decoder", T5ForConditionalGeneration(t5)),
     ):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from bayes_lora.adapters import Adapter, Factor
-from bayes_lora.backbone import Backbone, Scorer
-from bayes_lora.backbone.scoring import pool
+from bayes_lora.backbone import Backbone
+from bayes_lora.data import unlabelled
 from bayes_lora.effects import Effect, Normal
-from bayes_lora.inference.svi import LabelledTexts
+from bayes_lora.inference.svi import LabelledRows
 from bayes_lora.model import BayesianModel
+from bayes_lora.scorers import Batch, ClassHead
+from bayes_lora.scorers.base import pool
 
 D_IN, D_OUT, VOCABULARY = 3, 2, 99
 NOISE, PRIOR = 0.5, 0.7
@@ -36,17 +38,27 @@ class FullUpdate(Adapter):
         return torch.bmm(x, factors["W"].transpose(1, 2))
 
 
-class GaussianScorer(Scorer):
+class GaussianScorer(ClassHead):
     """The pooled state's projection is the mean of a real-valued label."""
 
     def __init__(self, direction: Tensor) -> None:
-        self.direction = direction
+        super().__init__(("mean",), "mean")
+        object.__setattr__(self, "direction", direction)
+
+    direction: Tensor
 
     def factors(self, hidden_size: int) -> dict[str, Factor]:
         return {}
 
-    def logits(self, states: Tensor, mask: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-        return (pool(states, mask, "mean") @ self.direction).unsqueeze(-1)
+    def logits(
+        self,
+        backbone: Backbone,
+        batch: Batch,
+        head: Mapping[str, Tensor],
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        pooled = pool(backbone.states(batch), batch["attention_mask"], self.pooling)
+        return (pooled @ self.direction).unsqueeze(-1)
 
     def label_distribution(self, logits: Tensor) -> dist.TorchDistribution:
         return dist.Normal(logits.squeeze(-1), NOISE)
@@ -85,11 +97,13 @@ class Problem:
         ).to(dtype)
         words = np.random.default_rng(0).integers(65, 90, (rows, 3))
         self.texts = [" ".join(chr(letter) for letter in row) for row in words]
-        self.batch = backbone.collate(backbone.encode(self.texts))
+        examples = unlabelled(self.texts, ("mean", "other"))
+        self.coded = self.model.scorer.rows(backbone, examples)
+        self.batch = self.model.scorer.collate(backbone, self.coded)
         self._solve(backbone, dtype)
 
-    def data(self) -> LabelledTexts:
-        return LabelledTexts(self.texts, self.labels.tolist())
+    def data(self) -> LabelledRows:
+        return LabelledRows(self.coded, self.labels.tolist())
 
     def _solve(self, backbone: Backbone, dtype: torch.dtype) -> None:
         with torch.no_grad():

@@ -32,13 +32,19 @@ class Workplace:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
+    def write_deep(self, name: str, text: str) -> None:
+        """Write a file and the folders it is in."""
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        self.write(name, text)
+
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run a command in the folder; return its status and stderr."""
         try:
             status = cli.main(list(arguments))
         except SystemExit as stop:
             status = int(stop.code or 0)
-        return status, self.capsys.readouterr().err
+        self.out, error = self.capsys.readouterr()
+        return status, error
 
     def fit(self, *arguments: str, data: str = "train.csv", out: str = "run") -> tuple[int, str]:
         flags = ["--data", data, "--out", out, "--model", str(self.model), "--max-steps", "2"]
@@ -131,7 +137,40 @@ BAD_INPUT: dict[str, tuple[Callable[[Workplace], object], list[str], str]] = {
         r"no prior to weigh",
     ),
     "two lengths": (lambda p: None, ["--epochs", "3"], r"--epochs.*--max-steps"),
-    "unknown spec": (lambda p: None, ["--data", "crossfit:x"], r"crossfit"),
+    "unknown spec": (lambda p: None, ["--data", "gym:x"], r"gym:x.*crossfit"),
+    "no such gym": (lambda p: None, ["--data", "crossfit:x"], r"crossfit:x|'x'"),
+    "broken json line": (
+        lambda p: p.write("x.jsonl", '{"text": "a", "label": "b"}\n{"text": \n'),
+        ["--data", "x.jsonl"],
+        r"x\.jsonl, line 2.*JSON",
+    ),
+    "answer not among options": (
+        lambda p: p.write("x.jsonl", '{"input": "a", "output": "c", "options": ["a", "b"]}\n'),
+        ["--data", "x.jsonl"],
+        r"x\.jsonl, line 1.*'c'",
+    ),
+    "an option twice": (
+        lambda p: p.write("x.jsonl", '{"input": "a", "output": "b", "options": ["b", "b"]}\n'),
+        ["--data", "x.jsonl"],
+        r"x\.jsonl, line 1.*'b'",
+    ),
+    "unknown scorer": (lambda p: None, ["--scorer", "cosine"], r"--scorer.*similarity"),
+    "a scorer that does not fit": (
+        lambda p: None,
+        ["--scorer", "likelihood"],
+        r"'likelihood' needs a language model",
+    ),
+    "a partition of no gym": (
+        lambda p: p.write("part.json", '{"train": ["a"]}'),
+        ["--partition", "part.json"],
+        r"partition",
+    ),
+    "one name twice": (lambda p: None, ["--data", "train.csv", "train.csv"], r"'?train"),
+    "label sets that differ": (
+        lambda p: p.write("other.csv", "text,label\na,yes\nb,no\n"),
+        ["--data", "train.csv", "other.csv", "--scorer", "class-head"],
+        r"one label set.*train.*other",
+    ),
 }
 
 
@@ -217,12 +256,6 @@ def test_a_run_with_a_guide_nobody_knows(place: Workplace) -> None:
     _assert_one_line(error, r"posterior\.json does not describe.*oracle")
 
 
-def test_no_run_at_all(place: Workplace) -> None:
-    status, error = place.run("predict", "run", "--data", "train.csv", "--out", "p.jsonl")
-    assert status == 2
-    _assert_one_line(error, "run holds no run")
-
-
 def test_a_label_the_run_never_saw(place: Workplace) -> None:
     place.write("test.csv", "text,label\na,good\nb,awful\n")
     assert place.fit()[0] == 0
@@ -261,6 +294,137 @@ def test_debug_shows_the_trace(place: Workplace) -> None:
     status, error = place.fit("--debug", data="no.csv")
     assert status == 2
     assert "Traceback" in error
+
+
+def _gym(place: Workplace) -> None:
+    """Two tasks of a gym: one in CrossFit's layout, one in MetaICL's, and a partition."""
+    for seed in (13, 21):
+        for split in ("train", "dev", "test") if seed == 13 else ("train", "dev"):
+            rows = [f"{word} {split} film {seed}\t{label}" for word, label in PAIRS]
+            place.write_deep(f"gym/films/films_2_{seed}_{split}.tsv", "\n".join(rows) + "\n")
+    choices = ["a red ball", "dog", "the moon at night"]
+    for split in ("train", "dev", "test"):
+        lines = [
+            json.dumps(
+                {
+                    "task": "things",
+                    "input": f"{split} what is {i}",
+                    "output": choices[i % 2],
+                    "options": choices[: 2 + i % 2],
+                }
+            )
+            for i in range(4)
+        ]
+        place.write_deep(f"gym/things/things_2_13_{split}.jsonl", "\n".join(lines) + "\n")
+    place.write("part.json", json.dumps({"train": ["films", "things", "gone"], "test": ["films"]}))
+
+
+PAIRS = [("bright", "good"), ("dull", "bad"), ("warm", "good"), ("cold", "bad")]
+
+
+@pytest.mark.parametrize(
+    ("model", "scorer"),
+    [
+        ("tiny-encoder", "similarity"),
+        ("tiny-decoder", "likelihood"),
+        ("tiny-decoder", "likelihood-letter"),
+        ("tiny-encoder-decoder", "likelihood"),
+    ],
+)
+def test_a_gym_of_tasks_from_fit_to_report(
+    place: Workplace, tiny_folders: Path, model: str, scorer: str
+) -> None:
+    _gym(place)
+    place.model = tiny_folders / model
+    flags = ["--scorer", scorer, "--dev", "crossfit:gym", "--partition", "part.json"]
+    status, error = place.fit(*flags, data="crossfit:gym")
+    assert status == 0, error
+    assert f"2 task(s), 8 rows, scorer {scorer}" in place.out
+    assert "gone" in error
+    predict = ["predict", "run", "--data", "crossfit:gym#test", "--out", "p.jsonl", "--draws", "3"]
+    assert place.run(*predict)[0] == 0
+    rows = [json.loads(line) for line in (place.folder / "p.jsonl").read_text().splitlines()]
+    assert [row["task"] for row in rows] == ["films"] * 4 + ["things"] * 4
+    assert [len(row["probabilities"]) for row in rows] == [2, 2, 2, 2, 2, 3, 2, 3]
+    assert all(sum(row["probabilities"]) == pytest.approx(1) for row in rows)
+    assert place.run("report", "p.jsonl", "--out", "report") == (0, "")
+    (entry,) = json.loads((place.folder / "report" / "report.json").read_text())["predictions"]
+    assert [task["task"] for task in entry["tasks"]] == ["films", "things"]
+    mean = (entry["tasks"][0]["nll"] + entry["tasks"][1]["nll"]) / 2
+    assert entry["macro"]["nll"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    ("model", "scorer"),
+    [("tiny-encoder", "similarity"), ("tiny-decoder", "likelihood")],
+)
+def test_zero_shot_with_a_backbone_in_place_of_a_run(
+    place: Workplace, tiny_folders: Path, model: str, scorer: str
+) -> None:
+    _gym(place)
+    name = str(tiny_folders / model)
+    arguments = ["--data", "crossfit:gym", "--partition", "part.json", "--out", "z.jsonl"]
+    status, _ = place.run("predict", name, *arguments)
+    assert status == 0
+    assert f"nothing fitted, scorer {scorer}" in place.out
+    rows = [json.loads(line) for line in (place.folder / "z.jsonl").read_text().splitlines()]
+    assert [row["task"] for row in rows] == ["films"] * 4
+    assert {row["num_draws"] for row in rows} == {0}
+
+
+def test_tasks_says_what_is_there(place: Workplace) -> None:
+    _gym(place)
+    assert cli.main(["tasks", "crossfit:gym", "--partition", "part.json"]) == 0
+    out = place.capsys.readouterr().out
+    for word in ("films", "things", "gone", "fixed labels", "multiple choice", "13,21"):
+        assert word in out
+    status, error = place.run("tasks", "crossfit:gym", "--partition", "part.json", "--strict")
+    assert status == 2
+    _assert_one_line(error, "gone")
+
+
+def test_a_prefix_option_is_left_out_with_a_warning_or_refused(
+    place: Workplace, tiny_folders: Path
+) -> None:
+    rows = [("a", ["more", "less"]), ("b", ["more", "more wine"]), ("c", ["less", "more"])]
+    lines = [json.dumps({"input": i, "output": o[0], "options": o}) for i, o in rows]
+    place.write("x.jsonl", "\n".join(lines))
+    decoder = str(tiny_folders / "tiny-decoder")
+    arguments = ["predict", decoder, "--data", "x.jsonl", "--out", "p.jsonl"]
+    status, error = place.run(*arguments)
+    assert status == 0
+    assert re.search(r"1 of 3 rows cannot be scored.*x\.jsonl, line 2.*'more' is how", error)
+    assert len((place.folder / "p.jsonl").read_text().splitlines()) == 2
+    status, error = place.run(*arguments, "--strict")
+    assert status == 2
+    assert re.search(r"error: x\.jsonl, line 2.*'more' is how 'more wine' begins", error)
+
+
+def test_a_run_with_options_read_predicts_new_labels(place: Workplace) -> None:
+    place.write("new.csv", "text,label\na,awful\nb,great\n")
+    place.write("bare.csv", "text\nno label here\n")
+    assert place.fit("--scorer", "similarity")[0] == 0
+    status, error = place.run("predict", "run", "--data", "new.csv", "--out", "p.jsonl")
+    assert status == 0
+    assert "labels" in error, "other labels than the run's, and nothing was said"
+    row = json.loads((place.folder / "p.jsonl").read_text().splitlines()[0])
+    assert row["options"] == ["awful", "great"]
+    assert place.run("predict", "run", "--data", "bare.csv", "--out", "b.jsonl")[0] == 0
+    row = json.loads((place.folder / "b.jsonl").read_text())
+    assert sorted(row["options"]) == ["bad", "good"]
+    status, error = place.run(
+        "predict", "run", "--data", "new.csv", "--out", "q.jsonl", "--scorer", "similarity"
+    )
+    assert status == 2
+    assert "a run keeps the scorer" in error
+
+
+def test_neither_a_run_nor_a_backbone(place: Workplace) -> None:
+    (place.folder / "empty").mkdir()
+    for name in ("empty", "nowhere"):
+        status, error = place.run("predict", name, "--data", "train.csv", "--out", "p.jsonl")
+        assert status == 2
+        _assert_one_line(error, f"'{name}' is neither a run .* nor a backbone")
 
 
 def _assert_one_line(error: str, message: str) -> None:

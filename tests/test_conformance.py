@@ -1,7 +1,8 @@
-"""The same checks for every adapter, guide and backbone; a new one is a line in a list."""
+"""The same checks for every adapter, guide, backbone and scorer; a new one is a line in a list."""
 
 import json
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,27 @@ import torch
 
 from bayes_lora import FitSettings, Posterior, Task, fit, load_backbone
 from bayes_lora.adapters import Adapter, LoRA
-from bayes_lora.data import Example
+from bayes_lora.data import Example, Kind
 from bayes_lora.errors import RunFolderError
 from bayes_lora.guides import GUIDES, sample
 from bayes_lora.inference.progress import ELBOProgress
 from bayes_lora.inference.svi import DEV_DRAWS, SVITrainer
 from bayes_lora.predict import predict
+from bayes_lora.scorers import Row
 from calibration import nll
 
 ADAPTERS: dict[str, Adapter] = {"lora": LoRA(rank=2), "lora-scaled": LoRA(rank=1, alpha=4.0)}
-BACKBONES = ["tiny-encoder", "tiny-decoder", "minilm", "tinystories-656K", "stories260K"]
+# Each backbone with the scorers that fit it.
+SETUPS = {
+    "tiny-encoder": ("class-head", "similarity"),
+    "tiny-decoder": ("class-head", "similarity", "likelihood", "likelihood-letter"),
+    "tiny-encoder-decoder": ("likelihood", "likelihood-letter"),
+    "minilm": ("class-head", "similarity"),
+    "tinystories-656K": ("class-head", "likelihood", "likelihood-letter"),
+    "stories260K": ("class-head", "likelihood"),
+}
+PAIRS = [f"{name} {scorer}" for name, scorers in SETUPS.items() for scorer in scorers]
+TINY_PAIRS = [pair for pair in PAIRS if pair.startswith("tiny-")]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SETTINGS = FitSettings(max_steps=3, batch_size=8, draws=4, seed=1)
 WORDS = {"good": ("bright", "warm", "kind"), "bad": ("dull", "cold", "mean")}
@@ -39,28 +51,72 @@ def make_task(rows: int, name: str = "words") -> Task:
 
 
 TASK = make_task(20)
-TEXTS = [example.input for example in TASK.examples]
+EXAMPLES = TASK.examples
+CHOICES = ("a bright red ball", "ball", "the dull cold moon", "a very warm and kind friend of mine")
 
 
-@pytest.fixture(params=BACKBONES)
-def backbone_name(request: pytest.FixtureRequest, tiny_folders: Path) -> str:
-    """Each backbone: random and small, and real and pretrained."""
-    return _backbone_path(request, tiny_folders)
+def make_choices(rows: int) -> Task:
+    """Multiple choice, with two to four options of one to eight words."""
+    examples = [
+        Example(
+            input="the film was about" + " long" * (row % 7),
+            options=CHOICES[row % 2 : row % 2 + 2 + row % 3],
+            label=row % 2,
+            where=f"choices, row {row}",
+        )
+        for row in range(rows)
+    ]
+    return Task("choices", tuple(examples), kind=Kind.MULTIPLE_CHOICE)
 
 
-@pytest.fixture(params=BACKBONES[:2])
-def tiny_name(request: pytest.FixtureRequest, tiny_folders: Path) -> str:
+@dataclass(frozen=True)
+class Setup:
+    """A backbone and a scorer, with tasks that the scorer can be fitted to."""
+
+    name: str
+    scorer: str
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [TASK] if self.scorer == "class-head" else [TASK, make_choices(12)]
+
+    @property
+    def examples(self) -> list[Example]:
+        return [example for task in self.tasks for example in task.examples]
+
+    def rows(self, posterior: Posterior) -> list[Row]:
+        return posterior.config.scorer.rows(posterior.model.backbone, self.examples)
+
+
+@pytest.fixture(params=PAIRS)
+def setup(request: pytest.FixtureRequest, tiny_folders: Path) -> Setup:
+    """Each backbone, random and small or real and pretrained, with each scorer that fits."""
+    return _setup(request, tiny_folders)
+
+
+@pytest.fixture(params=TINY_PAIRS)
+def tiny_setup(request: pytest.FixtureRequest, tiny_folders: Path) -> Setup:
     """The random ones, for what does not depend on the pretrained weights."""
-    return _backbone_path(request, tiny_folders)
+    return _setup(request, tiny_folders)
 
 
-def _backbone_path(request: pytest.FixtureRequest, tiny_folders: Path) -> str:
-    if request.param == "minilm":
-        return "minilm"
-    if request.param.startswith("tiny-"):
-        return str(tiny_folders / request.param)
+@pytest.fixture(params=[*SETUPS])
+def backbone_name(request: pytest.FixtureRequest, tiny_folders: Path) -> str:
+    return _path(request.param, request, tiny_folders)
+
+
+def _setup(request: pytest.FixtureRequest, tiny_folders: Path) -> Setup:
+    name, scorer = request.param.split()
+    return Setup(_path(name, request, tiny_folders), scorer)
+
+
+def _path(name: str, request: pytest.FixtureRequest, tiny_folders: Path) -> str:
+    if name == "minilm":
+        return name
+    if name.startswith("tiny-"):
+        return str(tiny_folders / name)
     data: Path = request.getfixturevalue("data_folder")
-    return str(data / "causal_lm" / request.param)
+    return str(data / "causal_lm" / name)
 
 
 @pytest.fixture(params=[*ADAPTERS])
@@ -73,22 +129,28 @@ def guide(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def _fit(name: str, guide: str, adapter: Adapter | None = None, **changes: object) -> Posterior:
+def _fit(setup: Setup, guide: str, adapter: Adapter | None = None, **changes: object) -> Posterior:
     settings = FitSettings(**{**SETTINGS.__dict__, **changes})
-    backbone = load_backbone(name)
-    return fit(TASK, backbone, adapter=adapter, guide=guide, settings=settings)
+    return fit(
+        setup.tasks,
+        load_backbone(setup.name),
+        scorer=setup.scorer,
+        adapter=adapter,
+        guide=guide,
+        settings=settings,
+    )
 
 
 def test_fit_predict_save_and_load(
-    backbone_name: str, guide: str, adapter: Adapter, tmp_path: Path
+    setup: Setup, guide: str, adapter: Adapter, tmp_path: Path
 ) -> None:
-    posterior = _fit(backbone_name, guide, adapter)
-    before = posterior.predict(TEXTS, draws=3, keep_draws=True)
+    posterior = _fit(setup, guide, adapter)
+    before = posterior.predict(setup.examples, draws=3, keep_draws=True)
     np.testing.assert_allclose(before.probabilities.sum(1), 1, atol=1e-9)
     _check_draws(posterior, before.per_draw, random=guide == "mean-field")
     posterior.save_pretrained(tmp_path / "run")
     loaded = Posterior.from_pretrained(tmp_path / "run")
-    after = loaded.predict(TEXTS, draws=3, keep_draws=True)
+    after = loaded.predict(setup.examples, draws=3, keep_draws=True)
     assert np.array_equal(before.per_draw, after.per_draw), "reloaded: not bitwise equal"
     assert loaded.config == posterior.config
     for site, value in posterior.draw(2, seed=5).items():
@@ -104,79 +166,96 @@ def _check_draws(posterior: Posterior, per_draw: np.ndarray | None, *, random: b
         assert torch.equal(value[0], value[1]) != random
 
 
-def test_the_same_seed_gives_the_same_fit(tiny_name: str, guide: str) -> None:
-    first, second, other = (_fit(tiny_name, guide, seed=seed).draw(1) for seed in (4, 4, 5))
+def test_the_same_seed_gives_the_same_fit(tiny_setup: Setup, guide: str) -> None:
+    first, second, other = (_fit(tiny_setup, guide, seed=seed).draw(1) for seed in (4, 4, 5))
     assert all(torch.equal(first[site], second[site]) for site in first)
     assert not all(torch.equal(first[site], other[site]) for site in first)
 
 
-def test_every_site_learns(backbone_name: str, guide: str, adapter: Adapter) -> None:
-    posterior = _fit(backbone_name, guide, adapter, max_steps=6, learning_rate=0.02)
+def test_every_site_learns(setup: Setup, guide: str, adapter: Adapter) -> None:
+    posterior = _fit(setup, guide, adapter, max_steps=6, learning_rate=0.02)
     for name, site in posterior.model.sites.items():
+        if setup.scorer == "likelihood-letter" and "decoder.block.layer.SelfAttention.q" in name:
+            continue  # with the start token alone to look at, a query makes no difference
         moved = (posterior.guide.mean()[name] - site.start).abs().max().item()
         assert moved > 0, f"{name} never moved"
 
 
-def test_predictions_do_not_depend_on_batches_order_or_chunks(
-    backbone_name: str, guide: str
-) -> None:
-    posterior = _fit(backbone_name, guide)
-    texts = [*TEXTS, TEXTS[0] + " and on" * 20, "x"]
-    expected = posterior.predict(texts, draws=4).probabilities
+def test_predictions_do_not_depend_on_batches_order_or_chunks(setup: Setup, guide: str) -> None:
+    """Rows of two tasks in one call are scored as each row alone."""
+    posterior = _fit(setup, guide)
+    long = replace(EXAMPLES[0], input=EXAMPLES[0].input + " and on" * 20)
+    examples = [*setup.examples, long, replace(EXAMPLES[0], input="x")]
+    expected = posterior.predict(examples, draws=4).probabilities
     for tokens in (1, 37, 200, 10**6):
-        chunked = posterior.predict(texts, draws=4, tokens_per_pass=tokens).probabilities
+        chunked = posterior.predict(examples, draws=4, tokens_per_pass=tokens).probabilities
         np.testing.assert_allclose(chunked, expected, atol=1e-5)
-    backwards = posterior.predict(texts[::-1], draws=4).probabilities[::-1]
+    backwards = posterior.predict(examples[::-1], draws=4).probabilities[::-1]
     np.testing.assert_allclose(backwards, expected, atol=1e-5)
-    alone = np.concatenate([posterior.predict([t], draws=4).probabilities for t in texts])
-    np.testing.assert_allclose(alone, expected, atol=1e-5)
+    for example, row in zip(examples, expected, strict=True):
+        (alone,) = posterior.predict([example], draws=4).probabilities
+        np.testing.assert_allclose(alone, row[: len(alone)], atol=1e-5)
+        assert not row[len(alone) :].any()
 
 
-def test_folded_draws_equal_one_draw_at_a_time(tiny_name: str) -> None:
-    posterior = _fit(tiny_name, "mean-field")
-    draws = posterior.draw(4, seed=2)
-    together = predict(posterior.model, draws, TEXTS, keep_draws=True).per_draw
+def test_pages_share_options_and_change_nothing(
+    tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posterior = _fit(tiny_setup, "mean-field")
+    expected = posterior.predict(tiny_setup.examples, draws=3).probabilities
+    monkeypatch.setattr("bayes_lora.predict.ROWS_PER_PAGE", 5)
+    paged = posterior.predict(tiny_setup.examples, draws=3).probabilities
+    np.testing.assert_allclose(paged, expected, atol=1e-5)
+
+
+def test_folded_draws_equal_one_draw_at_a_time(tiny_setup: Setup) -> None:
+    posterior = _fit(tiny_setup, "mean-field")
+    draws, rows = posterior.draw(4, seed=2), tiny_setup.rows(posterior)
+    together = predict(posterior.model, draws, rows, keep_draws=True).per_draw
     for i in range(4):
         one = {site: value[i : i + 1] for site, value in draws.items()}
         np.testing.assert_allclose(
-            together[i], predict(posterior.model, one, TEXTS).probabilities, atol=1e-5
+            together[i], predict(posterior.model, one, rows).probabilities, atol=1e-5
         )
 
 
-def test_more_draws_extend_fewer(tiny_name: str, guide: str) -> None:
-    posterior = _fit(tiny_name, guide)
+def test_more_draws_extend_fewer(tiny_setup: Setup, guide: str) -> None:
+    posterior = _fit(tiny_setup, guide)
     few, many = posterior.draw(2, seed=3), posterior.draw(4, seed=3)
     assert all(torch.equal(few[site], many[site][:2]) for site in few)
 
 
-def test_accumulated_batches_equal_one_large_batch(tiny_name: str) -> None:
+def test_accumulated_batches_equal_one_large_batch(tiny_setup: Setup) -> None:
     """The mean loss over accumulated batches is the large batch's; a point has no noise."""
-    whole = _fit(tiny_name, "mle", batch_size=20, accumulate=1, max_steps=2)
-    parts = _fit(tiny_name, "mle", batch_size=10, accumulate=2, max_steps=2)
+    rows = len(tiny_setup.examples)
+    whole = _fit(tiny_setup, "mle", batch_size=rows, accumulate=1, max_steps=2)
+    parts = _fit(tiny_setup, "mle", batch_size=rows // 2, accumulate=2, max_steps=2)
     for site, value in whole.guide.mean().items():
         torch.testing.assert_close(parts.guide.mean()[site], value, atol=2e-5, rtol=1e-3)
 
 
-def test_checkpointing_changes_memory_and_not_the_fit(backbone_name: str, guide: str) -> None:
-    plain = _fit(backbone_name, guide)
-    backbone = load_backbone(backbone_name)
-    calls = []
+def test_checkpointing_changes_memory_and_not_the_fit(setup: Setup, guide: str) -> None:
+    plain = _fit(setup, guide)
+    backbone = load_backbone(setup.name)
+    calls: list[bool] = []
     first = backbone.model.get_submodule(backbone.groups[0].layers[0])
-    first.register_forward_hook(lambda *_: calls.append(1))
+    first.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     settings = FitSettings(**{**SETTINGS.__dict__, "checkpointing": True})
-    checkpointed = fit(TASK, backbone, guide=guide, settings=settings)
-    assert len(calls) == 2 * settings.length(1), "nothing was recomputed"
+    checkpointed = fit(setup.tasks, backbone, scorer=setup.scorer, guide=guide, settings=settings)
+    # Similarity passes twice a step, over inputs and over options.
+    passes = 2 if setup.scorer == "similarity" else 1
+    assert sum(calls) == 2 * passes * settings.length(1), "nothing was recomputed"
     for site, value in plain.guide.mean().items():
         torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=1e-5, rtol=1e-4)
 
 
-def test_bfloat16_backbone_keeps_a_float32_posterior(backbone_name: str, guide: str) -> None:
-    backbone = load_backbone(backbone_name, dtype=torch.bfloat16)
-    posterior = fit(TASK, backbone, guide=guide, settings=SETTINGS)
+def test_bfloat16_backbone_keeps_a_float32_posterior(setup: Setup, guide: str) -> None:
+    backbone = load_backbone(setup.name, dtype=torch.bfloat16)
+    posterior = fit(setup.tasks, backbone, scorer=setup.scorer, guide=guide, settings=SETTINGS)
     assert all(value.dtype == torch.float32 for value in posterior.draw(2).values())
     assert all(value.dtype == torch.float32 for value in posterior.guide.state_dict().values())
-    probabilities = posterior.predict(TEXTS, draws=2).probabilities
-    exact = _fit(backbone_name, guide).predict(TEXTS, draws=2).probabilities
+    probabilities = posterior.predict(setup.examples, draws=2).probabilities
+    exact = _fit(setup, guide).predict(setup.examples, draws=2).probabilities
     assert np.abs(probabilities - exact).max() < 0.1
 
 
@@ -188,14 +267,14 @@ def test_one_fingerprint_for_float32_and_bfloat16(backbone_name: str) -> None:
 
 
 def test_another_backbone_is_refused(tiny_folders: Path, tmp_path: Path) -> None:
-    posterior = _fit(str(tiny_folders / "tiny-encoder"), "map")
+    posterior = _fit(Setup(str(tiny_folders / "tiny-encoder"), "similarity"), "map")
     posterior.save_pretrained(tmp_path / "run")
     with pytest.raises(RunFolderError, match="its weights are not the same"):
         Posterior.from_pretrained(tmp_path / "run", backbone="minilm")
 
 
 def test_early_stopping_keeps_the_evaluation_of_least_dev_nll(
-    tiny_name: str, guide: str, monkeypatch: pytest.MonkeyPatch
+    tiny_setup: Setup, guide: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dev labels are flipped, so that the dev NLL soon rises and the last state is not the best."""
     seen: list[float] = []
@@ -210,21 +289,24 @@ def test_early_stopping_keeps_the_evaluation_of_least_dev_nll(
     dev = Task("dev", tuple(_flipped(example) for example in TASK.examples))
     long = {"epochs": 100, "learning_rate": 0.02, "batch_size": 20, "patience": 2}
     settings = FitSettings(**{**SETTINGS.__dict__, "max_steps": None, **long})
-    posterior = fit(TASK, load_backbone(tiny_name), guide=guide, settings=settings, dev=dev)
+    backbone = load_backbone(tiny_setup.name)
+    scorer = tiny_setup.scorer
+    posterior = fit([TASK], backbone, scorer=scorer, guide=guide, settings=settings, dev=[dev])
     assert len(seen) < 10, "it never stopped"
     assert seen[-1] > min(seen), "the last state is the best: the test tests nothing"
     draws = posterior.draw(DEV_DRAWS, seed=settings.seed)
-    probabilities = predict(posterior.model, draws, TEXTS).probabilities
+    rows = posterior.config.scorer.rows(backbone, dev.examples)
+    probabilities = predict(posterior.model, draws, rows).probabilities
     assert nll(probabilities, dev.labels) == pytest.approx(min(seen), abs=1e-6)
 
 
 def _flipped(example: Example) -> Example:
     assert example.label is not None
-    return Example(**{**example.__dict__, "label": 1 - example.label})
+    return replace(example, label=1 - example.label)
 
 
 def test_the_saved_run_is_plain_json_and_safetensors(tiny_folders: Path, tmp_path: Path) -> None:
-    posterior = _fit(str(tiny_folders / "tiny-encoder"), "mean-field")
+    posterior = _fit(Setup(str(tiny_folders / "tiny-encoder"), "class-head"), "mean-field")
     posterior.save_pretrained(tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "posterior.json",
@@ -235,12 +317,15 @@ def test_the_saved_run_is_plain_json_and_safetensors(tiny_folders: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "a temporary folder was left"
 
 
-def test_a_reloaded_run_knows_dtype_and_starting_values(tiny_name: str, tmp_path: Path) -> None:
-    backbone = load_backbone(tiny_name, dtype=torch.bfloat16)
-    posterior = fit(TASK, backbone, settings=FitSettings(**{**SETTINGS.__dict__, "seed": 3}))
+def test_a_reloaded_run_knows_dtype_and_starting_values(tiny_setup: Setup, tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_setup.name, dtype=torch.bfloat16)
+    settings = FitSettings(**{**SETTINGS.__dict__, "seed": 3})
+    posterior = fit(tiny_setup.tasks, backbone, scorer=tiny_setup.scorer, settings=settings)
     posterior.save_pretrained(tmp_path / "run")
     loaded = Posterior.from_pretrained(tmp_path / "run")
-    before, after = (p.predict(TEXTS, draws=2).probabilities for p in (posterior, loaded))
+    before, after = (
+        p.predict(tiny_setup.examples, draws=2).probabilities for p in (posterior, loaded)
+    )
     assert np.array_equal(before, after)
     for name, site in loaded.model.sites.items():
         assert torch.equal(site.start, posterior.model.sites[name].start)
@@ -249,7 +334,7 @@ def test_a_reloaded_run_knows_dtype_and_starting_values(tiny_name: str, tmp_path
 
 @pytest.mark.parametrize(("accumulate", "steps"), [(1, 6), (2, 4), (5, 2)])
 def test_epochs_are_counted_as_the_trainer_counts_them(
-    tiny_name: str, accumulate: int, steps: int, monkeypatch: pytest.MonkeyPatch
+    tiny_folders: Path, accumulate: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """20 rows in batches of 6 are 3 batches; an epoch ends with what has accumulated."""
     ended: list[tuple[int, float]] = []
@@ -258,27 +343,29 @@ def test_epochs_are_counted_as_the_trainer_counts_them(
         "on_train_end",
         lambda self, args, state, control, **k: ended.append((state.global_step, state.epoch)),
     )
-    _fit(tiny_name, "mle", max_steps=None, epochs=2, batch_size=6, accumulate=accumulate)
+    encoder = Setup(str(tiny_folders / "tiny-encoder"), "class-head")
+    _fit(encoder, "mle", max_steps=None, epochs=2, batch_size=6, accumulate=accumulate)
     assert ended == [(steps, 2.0)]
 
 
-def test_a_fit_leaves_the_callers_generators_alone(tiny_name: str) -> None:
+def test_a_fit_leaves_the_callers_generators_alone(tiny_setup: Setup) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    _fit(tiny_name, "mean-field")
+    _fit(tiny_setup, "mean-field")
     assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("rows", [2, 3, 9])
-def test_very_few_rows(tiny_name: str, rows: int) -> None:
-    settings = FitSettings(max_steps=2)
-    posterior = fit(make_task(rows), load_backbone(tiny_name), settings=settings)
-    assert np.isfinite(posterior.predict(TEXTS, draws=2).probabilities).all()
+def test_very_few_rows(tiny_setup: Setup, rows: int) -> None:
+    settings, scorer = FitSettings(max_steps=2), tiny_setup.scorer
+    backbone = load_backbone(tiny_setup.name)
+    posterior = fit([make_task(rows)], backbone, scorer=scorer, settings=settings)
+    assert np.isfinite(posterior.predict(EXAMPLES, draws=2).probabilities).all()
 
 
 def test_draws_have_the_guides_moments(tiny_folders: Path) -> None:
-    posterior = _fit(str(tiny_folders / "tiny-encoder"), "mean-field")
+    posterior = _fit(Setup(str(tiny_folders / "tiny-encoder"), "class-head"), "mean-field")
     draws = sample(posterior.guide, 4000, seed=0)["head.weight"]
     key = "head/weight"
     scale = posterior.guide.log_scale[key].exp()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_conformance import SETTINGS, TASK, TEXTS
+from test_conformance import EXAMPLES, SETTINGS, TASK
 
 from bayes_lora import Posterior, fit, load_backbone
 
@@ -15,9 +15,9 @@ pytestmark = [
 
 @pytest.mark.parametrize("guide", ["mean-field", "mle"])
 def test_a_fit_on_the_gpu_predicts_the_same_on_the_cpu(guide: str, tmp_path) -> None:
-    posterior = fit(TASK, load_backbone("minilm"), guide=guide, settings=SETTINGS)
+    posterior = fit([TASK], load_backbone("minilm"), guide=guide, settings=SETTINGS)
     assert posterior.model.backbone.device.type == "cuda"
     posterior.save_pretrained(tmp_path / "run")
-    on_gpu = posterior.predict(TEXTS, draws=0).probabilities
-    on_cpu = Posterior.from_pretrained(tmp_path / "run", device="cpu").predict(TEXTS, draws=0)
+    on_gpu = posterior.predict(EXAMPLES, draws=0).probabilities
+    on_cpu = Posterior.from_pretrained(tmp_path / "run", device="cpu").predict(EXAMPLES, draws=0)
     np.testing.assert_allclose(on_gpu, on_cpu.probabilities, atol=1e-3)

@@ -22,8 +22,8 @@ def _sst2(data_folder: Path, split: str, rows: int) -> Task:
 def test_200_sentences_teach_sentiment_and_honesty(data_folder: Path) -> None:
     """Better than always saying 0.5 by a wide margin, and not overconfident; no dev split used."""
     train, dev = _sst2(data_folder, "train", 200), _sst2(data_folder, "dev", 300)
-    posterior = fit(train, load_backbone("minilm"), settings=FitSettings(max_steps=100))
-    predictions = posterior.predict([example.input for example in dev.examples], draws=6)
+    posterior = fit([train], load_backbone("minilm"), settings=FitSettings(max_steps=100))
+    predictions = posterior.predict(dev.examples, draws=6)
     assert accuracy(predictions.probabilities, dev.labels) > 0.68
     assert nll(predictions.probabilities, dev.labels) < 0.6
     assert ece(predictions.probabilities, dev.labels) < 0.12

@@ -12,8 +12,8 @@ class WordTokenizer:
 
     pad_token = "[PAD]"
 
-    def __call__(self, texts, truncation, max_length):
-        return {"input_ids": [self._ids(text)[:max_length] for text in texts]}
+    def __call__(self, texts, truncation, verbose):
+        return {"input_ids": [self._ids(text) for text in texts]}
 
     def pad(self, rows, return_tensors):
         ids = [torch.tensor(row["input_ids"]) for row in rows]

@@ -1,7 +1,15 @@
-"""Pretrained backbones: loading them, adapting their linear layers, scoring options."""
+"""Pretrained backbones: loading them, adapting their linear layers, running them row by row."""
 
-from bayes_lora.backbone.backbone import Backbone, FactorKey, Factors
+from bayes_lora.backbone.backbone import Backbone, BackboneKind, FactorKey, Factors
 from bayes_lora.backbone.loading import MINILM, load_backbone
-from bayes_lora.backbone.scoring import ClassHead, Scorer
+from bayes_lora.backbone.tokens import TokenIds
 
-__all__ = ["MINILM", "Backbone", "ClassHead", "FactorKey", "Factors", "Scorer", "load_backbone"]
+__all__ = [
+    "MINILM",
+    "Backbone",
+    "BackboneKind",
+    "FactorKey",
+    "Factors",
+    "TokenIds",
+    "load_backbone",
+]

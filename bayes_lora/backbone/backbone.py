@@ -1,32 +1,44 @@
 """A frozen transformer that takes adapter weights as an argument, row by row."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from bayes_lora.adapters import Adapter
 from bayes_lora.backbone.adapted_linear import ActiveUpdates, AdaptedLinear, Update, wrap_layers
+from bayes_lora.backbone.head import SelectiveHead
 from bayes_lora.backbone.targets import LayerGroup, find_layer_groups
+from bayes_lora.backbone.tokens import TokenIds, Tokenized, option_tokens, tokenize
 from bayes_lora.errors import UnsupportedError
 
 # What a backbone is called with: (effect, layer group, factor) to values [R, layers, *shape].
 FactorKey = tuple[str, str, str]
 Factors = Mapping[FactorKey, Tensor]
-Encoding = dict[str, Any]
+
+
+class BackboneKind(StrEnum):
+    """What a pretrained model is, and so which scorers fit it."""
+
+    ENCODER = "encoder"
+    DECODER = "decoder"
+    ENCODER_DECODER = "encoder-decoder"
 
 
 class Backbone(nn.Module):
-    """A ``transformers`` encoder or decoder with adapted, frozen linear layers.
+    """A frozen ``transformers`` model with adapted linear layers.
 
     Args:
-        model: The pretrained model without a task head; it is frozen, and its target layers are
-            wrapped in place.
+        model: The pretrained model without its head (an encoder-decoder: with it); it is frozen,
+            and its target layers are wrapped in place.
         tokenizer: Its tokenizer.
+        language_model: ``model`` with its language-modelling head, if it has one.
         name: What the user called it: a hub name, a path, or ``minilm``.
         fingerprint: Identifies the pretrained weights (see ``fingerprint``).
         targets: Which layers to adapt, as PEFT's ``target_modules`` (see ``find_layer_groups``).
@@ -46,10 +58,16 @@ class Backbone(nn.Module):
         fingerprint: str,
         targets: str | Sequence[str] | None = None,
         max_length: int = 256,
+        language_model: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
         self.groups: list[LayerGroup] = find_layer_groups(model, targets)
         self.model = model.requires_grad_(False).eval()
+        self.language_model = language_model
+        if language_model is not None:
+            language_model.requires_grad_(False).eval()
+            self._head = SelectiveHead(language_model.get_output_embeddings())
+            language_model.set_output_embeddings(self._head)
         self.tokenizer = tokenizer
         tokenizer.padding_side = "right"  # absolute positions must not depend on the batch
         self.name = name
@@ -67,10 +85,18 @@ class Backbone(nn.Module):
         return self.model.config.hidden_size
 
     @property
+    def kind(self) -> BackboneKind:
+        """Encoder, decoder or encoder-decoder."""
+        config = self.model.config
+        if getattr(config, "is_encoder_decoder", False):
+            return BackboneKind.ENCODER_DECODER
+        is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        return BackboneKind.ENCODER if is_encoder else BackboneKind.DECODER
+
+    @property
     def pooling(self) -> str:
         """How states become one vector: ``mean`` for encoders, ``last`` token for decoders."""
-        is_encoder = self.model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        return "mean" if is_encoder else "last"
+        return "last" if self.kind is BackboneKind.DECODER else "mean"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,26 +134,33 @@ class Backbone(nn.Module):
             if isinstance(getattr(module, "dropout", None), float):
                 module.dropout = 0.0  # type: ignore[assignment]
 
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Turn texts into token ids, cut to ``max_length``, not yet padded."""
-        ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
-        return [{"input_ids": row} for row in ids]
+    def encode(self, texts: Sequence[str], tails: Sequence[str] | None = None) -> list[Tokenized]:
+        """Turn texts into token ids of at most ``max_length``, not yet padded.
 
-    def collate(self, encodings: Sequence[Encoding]) -> dict[str, Tensor]:
-        """Pad encodings to the longest; ``input_ids`` and ``attention_mask``, ``[B, T]``."""
-        inputs = [{"input_ids": encoding["input_ids"]} for encoding in encodings]
+        Args:
+            texts: Texts, each cut where it is too long; of a text in parts, the longest is cut.
+            tails: What follows each text and is never cut.
+
+        Raises:
+            ConfigError: A tail leaves no room for its text.
+        """
+        return tokenize(self.tokenizer, texts, tails or [""] * len(texts), self.max_length)
+
+    def encode_options(
+        self, options: Sequence[str], after: str = "", glue: str = ""
+    ) -> list[TokenIds]:
+        """Give the tokens that ``glue`` and each option add to a text ending in ``after``.
+
+        Raises:
+            InputDataError: An option adds no token, an unknown one, or changes those before it.
+        """
+        return option_tokens(self.tokenizer, options, after, glue)
+
+    def collate(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
+        """Pad sequences to the longest; ``input_ids`` and ``attention_mask``, ``[B, T]``."""
+        inputs = [{"input_ids": list(ids)} for ids in sequences]
         padded = self.tokenizer.pad(inputs, return_tensors="pt")
         return {key: padded[key].to(self.device) for key in ("input_ids", "attention_mask")}
-
-    def count_cut(self, texts: Sequence[str]) -> int:
-        """Count the texts that are longer than ``max_length`` tokens."""
-        pieces = self.tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self.max_length,
-            return_overflowing_tokens=True,
-        )["overflow_to_sample_mapping"]
-        return sum(count > 1 for count in Counter(pieces).values())
 
     def forward(
         self,
@@ -146,8 +179,55 @@ class Backbone(nn.Module):
         Returns:
             Last hidden states, ``[B, T, hidden_size]``, in the backbone's dtype.
         """
+        with self.adapted(factors, adapters):
+            return self.states(inputs)
+
+    @contextmanager
+    def adapted(self, factors: Factors, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+        """Put adapter weights in force for the passes inside the ``with`` block.
+
+        Args:
+            factors: Values ``[R, layers, *shape]``; R divides the number of rows B of every pass,
+                and rows ``i * B / R`` to ``(i + 1) * B / R`` use entry i.
+            adapters: Effect name to its adapter.
+        """
         with self._active.use(self._by_layer(factors, adapters)):
-            return self.model(**inputs).last_hidden_state
+            yield
+
+    def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run an encoder or a decoder; last hidden states, ``[B, T, hidden_size]``."""
+        return self.model(**inputs).last_hidden_state
+
+    def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run the encoder of an encoder-decoder; states ``[B, T, hidden_size]``."""
+        return self.model.get_encoder()(**inputs).last_hidden_state
+
+    def token_logits(
+        self,
+        inputs: Mapping[str, Tensor],
+        needed: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        encoder_states: Tensor | None = None,
+    ) -> Tensor:
+        """Run the language model, and its head where logits are needed and nowhere else.
+
+        Args:
+            inputs: What the model takes.
+            needed: Positions of the next-token logits wanted, bool ``[N, T]``.
+            tokens: Vocabulary ids ``[K]`` to score; None for the whole vocabulary.
+            encoder_states: Of an encoder-decoder, so that its encoder does not run again.
+
+        Returns:
+            Logits ``[P, K or vocabulary]``, float32 or wider, row by row.
+        """
+        assert self.language_model is not None
+        given: dict[str, Any] = dict(inputs)
+        if encoder_states is not None:
+            given["encoder_outputs"] = BaseModelOutput(last_hidden_state=encoder_states)
+        with self._head.only(needed, tokens):
+            logits = self.language_model(**given).logits
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def _check_row_alignment(self) -> None:
         """Run two rows of three tokens; every adapted layer must see them as rows of tokens.
@@ -162,8 +242,11 @@ class Backbone(nn.Module):
             for m in layers
         ]
         ids = torch.ones(2, 3, dtype=torch.long, device=self.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self.kind is BackboneKind.ENCODER_DECODER:
+            inputs["decoder_input_ids"] = ids
         with torch.inference_mode():
-            self.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            self.model(**inputs)
         for hook in hooks:
             hook.remove()
         wrong = [m.name for m in layers if seen.get(m.name) not in (torch.Size((2, 3)), (6,))]

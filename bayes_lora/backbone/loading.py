@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -19,7 +20,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from bayes_lora.backbone.backbone import Backbone
-from bayes_lora.errors import ConfigError, UnsupportedError
+from bayes_lora.errors import ConfigError
 
 MINILM = "minilm"
 # Of the published sentence-transformers/all-MiniLM-L6-v2; the package could carry anything.
@@ -35,7 +36,7 @@ def load_backbone(
     attention: str | None = None,
     max_length: int = 256,
 ) -> Backbone:
-    """Load a pretrained encoder or decoder and wrap its target layers.
+    """Load a pretrained encoder, decoder or encoder-decoder and wrap its target layers.
 
     Args:
         name: ``minilm`` for the bundled MiniLM, a folder, or a name on the hub. Only safetensors
@@ -48,11 +49,11 @@ def load_backbone(
     Raises:
         ConfigError: The backbone cannot be loaded, is not the published MiniLM, or has no such
             target layers.
-        UnsupportedError: It is an encoder-decoder.
+        UnsupportedError: A target layer does not see rows of tokens.
     """
     source = str(_minilm_folder()) if name == MINILM else name
     try:
-        model, missing = _load_model(source, dtype, attention)
+        loaded, has_head, missing = _load_model(source, dtype, attention)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -65,33 +66,34 @@ def load_backbone(
             f"Backbone {name!r} lacks pretrained weights, which would be random: "
             f"{', '.join(sorted(missing)[:5])}. Give a complete checkpoint."
         )
-    if hasattr(model.config, "use_cache"):  # a decoder's cache is for generating only
-        model.config.use_cache = False
+    if hasattr(loaded.config, "use_cache"):  # a decoder's cache is for generating only
+        loaded.config.use_cache = False
     if tokenizer.pad_token is None:  # usual for decoders; padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    body: Any = loaded if loaded.config.is_encoder_decoder else loaded.base_model
     return Backbone(
-        model,
+        body,
         tokenizer,
         name=name,
-        fingerprint=fingerprint(model),
+        fingerprint=fingerprint(loaded if has_head else body),
         targets=targets,
-        max_length=min(max_length, tokenizer.model_max_length, _positions(model.config)),
+        max_length=min(max_length, tokenizer.model_max_length, _positions(loaded.config)),
+        language_model=loaded if has_head else None,
     )
 
 
 def _load_model(
     source: str, dtype: torch.dtype, attention: str | None
-) -> tuple[PreTrainedModel, set[str]]:
-    """Load a model without its task head; also return the weights its checkpoint lacks."""
+) -> tuple[PreTrainedModel, bool, set[str]]:
+    """Load a model, whether its language-modelling head is pretrained, and what it lacks."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    kind: Any = AutoModel
     if config.is_encoder_decoder:
-        raise UnsupportedError(
-            f"Backbone {source!r} is an encoder-decoder; give an encoder or a decoder."
-        )
-    # A decoder is loaded with its head: where the head is tied to the embeddings, some
-    # checkpoints hold it alone, and the bare model would get random embeddings.
-    decoder = config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    kind: Any = AutoModelForCausalLM if decoder else AutoModel
+        kind = AutoModelForSeq2SeqLM
+    elif config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        # With its head also because, where it is tied to the embeddings, some checkpoints hold
+        # the head alone, and the bare model would get random embeddings.
+        kind = AutoModelForCausalLM
     model, info = kind.from_pretrained(
         source,
         config=config,
@@ -101,10 +103,10 @@ def _load_model(
         trust_remote_code=False,
         output_loading_info=True,
     )
-    body = f"{model.base_model_prefix}." if decoder else ""
-    missing = {key for key in info["missing_keys"] if key.startswith(body)}
-    missing = {key for key in missing if not key.startswith("pooler.")}  # never used
-    return (model.base_model if decoder else model), missing
+    missing = {key for key in info["missing_keys"] if not key.startswith("pooler.")}  # never used
+    head = model.get_output_embeddings() if kind is not AutoModel else None
+    of_head = {key for key in missing if model.get_submodule(key.rpartition(".")[0]) is head}
+    return model, head is not None and not of_head, missing - of_head
 
 
 def _positions(config: PretrainedConfig) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from bayes_lora.backbone.adapted_linear import linear_size
 from bayes_lora.errors import ConfigError
@@ -44,6 +45,8 @@ class LayerGroup:
 def find_layer_groups(model: nn.Module, targets: str | Sequence[str] | None) -> list[LayerGroup]:
     """Find the layers to adapt, named as PEFT's ``target_modules`` names them.
 
+    A language-modelling head is never one of them.
+
     Args:
         model: The backbone.
         targets: Module names, each matched whole or as the end of a dotted name; or one string,
@@ -53,7 +56,12 @@ def find_layer_groups(model: nn.Module, targets: str | Sequence[str] | None) -> 
     Raises:
         ConfigError: A name matches nothing; the message lists the linear layers there are.
     """
-    linears = {n: size for n, m in model.named_modules() if (size := linear_size(m))}
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    linears = {
+        name: size
+        for name, module in model.named_modules()
+        if module is not head and (size := linear_size(module))
+    }
     matched = _match(linears, _default(linears) if targets is None else targets)
     stacks: dict[tuple[str, int, int], list[str]] = defaultdict(list)
     for name in matched:

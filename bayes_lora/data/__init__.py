@@ -1,16 +1,22 @@
 """Labelled text in: the task a model is fitted or tested on, its readers, and a generated one."""
 
 from bayes_lora.data.generated import generate, generate_with_probabilities
+from bayes_lora.data.inspection import inspect
 from bayes_lora.data.spec import read
 from bayes_lora.data.tabular import read_tabular, write_csv
-from bayes_lora.data.task import Example, Task
+from bayes_lora.data.task import Example, Kind, Task, TaskSet, TaskSplits, unlabelled
 
 __all__ = [
     "Example",
+    "Kind",
     "Task",
+    "TaskSet",
+    "TaskSplits",
     "generate",
     "generate_with_probabilities",
+    "inspect",
     "read",
     "read_tabular",
+    "unlabelled",
     "write_csv",
 ]

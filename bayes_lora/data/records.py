@@ -35,7 +35,7 @@ def read_records(path: Path) -> list[Record]:
     parse = {".csv": _csv_records, ".jsonl": _jsonl_records}.get(path.suffix.lower())
     if parse is None:
         raise InputDataError(f"{str(path)!r}: unknown extension; give a .csv or .jsonl file")
-    text = _read_text(path)
+    text = read_text(path)
     if not text.strip():
         raise InputDataError(f"{path.name}: the file is empty; give it rows")
     records = parse(text, path.name)
@@ -44,7 +44,17 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, name: str | None = None) -> str:
+    """Read a UTF-8 file, without its byte order mark.
+
+    Args:
+        path: The file.
+        name: What errors call it; its file name if not given.
+
+    Raises:
+        InputDataError: It cannot be read, is not UTF-8, or holds a NUL byte.
+    """
+    name = name or path.name
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -53,12 +63,12 @@ def _read_text(path: Path) -> str:
         raise InputDataError(f"{str(path)!r}: this is a directory; give a file in it") from None
     except (OSError, ValueError) as error:  # ValueError: the path itself cannot be a path
         raise InputDataError(f"{str(path)!r}: cannot be read ({error})") from None
-    _refuse_byte(path.name, content, content.find(b"\0"), "a NUL byte")
+    _refuse_byte(name, content, content.find(b"\0"), "a NUL byte")
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         bad = f"byte 0x{content[error.start]:02x}, which is not UTF-8"
-        _refuse_byte(path.name, content, error.start, bad)
+        _refuse_byte(name, content, error.start, bad)
         raise
 
 
@@ -116,7 +126,7 @@ def _jsonl_records(text: str, name: str) -> list[Record]:
 
 
 def _json_record(line: str, where: str) -> Record:
-    pairs = _loaded(line, where)
+    pairs = load_json(line, where)
     if not isinstance(pairs, tuple):
         raise InputDataError(f"{where}: not a JSON object; give one JSON object per line")
     _refuse_duplicates([key for key, _ in pairs], where)
@@ -129,12 +139,17 @@ def parse_json(text: str, where: str) -> Value:
     Raises:
         InputDataError: It is not valid JSON, or nested deeper than a list.
     """
-    return _value(_loaded(text, where), where)
+    return _value(load_json(text, where), where)
 
 
-def _loaded(text: str, where: str) -> object:
+def load_json(text: str, where: str) -> object:
+    """Read JSON: numbers as they are written, objects as tuples of pairs, so that a key given
+    twice can be seen.
+
+    Raises:
+        InputDataError: It is not valid JSON.
+    """
     try:
-        # Objects become tuples of pairs, so that a key given twice can be seen.
         return json.loads(
             text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=tuple
         )

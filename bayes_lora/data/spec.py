@@ -1,41 +1,248 @@
-"""The command line's SPEC: which reader reads it."""
+"""The command line's SPEC: which reader reads it, and which split of which tasks."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bayes_lora.data.crossfit import UnusableTaskError, read_crossfit, task_folders
+from bayes_lora.data.hub import read_hub
+from bayes_lora.data.location import locate
+from bayes_lora.data.partition import Partition, read_partition
 from bayes_lora.data.tabular import read_tabular
-from bayes_lora.data.task import Task
-from bayes_lora.errors import ConfigError
+from bayes_lora.data.task import Task, TaskSet, TaskSplits, with_options
+from bayes_lora.data.unifiedqa import read_unifiedqa, unifiedqa_folders
+from bayes_lora.data.wording import counted, listed
+from bayes_lora.errors import ConfigError, InputDataError
 
-# By a scheme with its colon ("crossfit:") or by a file's extension. A reader is called with
-# what follows the scheme, or with the file, and with `options`.
-_READERS: dict[str, Callable[..., Task]] = {
-    ".csv": read_tabular,
-    ".jsonl": read_tabular,
-}
-
+FORMS = (
+    "FILE.csv, FILE.jsonl, crossfit:DIR/TASK[@SEED][#SPLIT], crossfit:DIR[@SEED][#SPLIT], "
+    "unifiedqa:DIR[#SPLIT], hub:NAME[/CONFIG][#SPLIT]"
+)
+# A csv or jsonl file has no splits: all its rows stand under this name.
+ROWS = "rows"
+# The hub's word for dev.
+_SPLIT_NAMES = {"dev": ("dev", "validation"), "validation": ("validation", "dev")}
 # Two letters or more: one letter before a colon is a Windows drive.
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]+:")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+-]+):(.*)", re.DOTALL)
 
 
-def read(spec: str, *, options: Sequence[str] | None = None) -> Task:
-    """Read the task a SPEC names: `file.csv` or `file.jsonl`.
-
-    A file whose name begins like a scheme ("notes:2.csv") is given as "./notes:2.csv".
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks of every SPEC.
 
     Args:
-        spec: What the user gave on the command line.
-        options: The options of a fitted run, as in `read_tabular`.
+        split: The split to read where the SPEC names none; None for all.
+        options: The options of a fitted run, as in `read`.
+        default_options: The options of a run, as in `read`.
+        partition: Which tasks to take from a collection.
+        part: Which part of the partition; None for all.
+    """
+
+    split: str | None = None
+    options: Sequence[str] | None = None
+    default_options: Sequence[str] | None = None
+    partition: Partition | None = None
+    part: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a SPEC names.
+
+    Args:
+        tasks: The tasks; of a hub task only the split that was asked for.
+        split: The split that was asked for, if any.
+        left_out: Which tasks are left out, and why.
+        parts: The parts of the partition each task is in, by the task's name.
+        collection: Whether it names a folder of tasks, of which some may be left out.
+    """
+
+    tasks: tuple[TaskSplits, ...]
+    split: str | None = None
+    left_out: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    collection: bool = False
+
+
+def read(
+    specs: str | Sequence[str],
+    *,
+    split: str | None = None,
+    options: Sequence[str] | None = None,
+    default_options: Sequence[str] | None = None,
+    partition: Path | str | None = None,
+    part: str | None = None,
+    strict: bool = False,
+) -> TaskSet:
+    """Read one split of every task that the SPECs name.
+
+    A SPEC is a csv or jsonl file, `crossfit:DIR/TASK[@SEED][#SPLIT]`, `crossfit:DIR` for all
+    tasks in a folder, `unifiedqa:DIR[#SPLIT]` or `hub:NAME[/CONFIG][#SPLIT]`. A file whose name
+    begins like a scheme ("notes:2.csv") may be given as "./notes:2.csv".
+
+    Args:
+        specs: What the user gave on the command line.
+        split: The split where a SPEC names none; csv and jsonl files have no splits.
+        options: The options of a fitted run with a class head: all data must have them.
+        default_options: The options of a run whose scorer reads option texts, for files that
+            list none, as in `read_tabular`.
+        partition: A partition file, which says what tasks of a CrossFit folder to read.
+        part: The part of the partition; all parts if not given.
+        strict: Whether it is an error, not a warning, if a task must be left out.
 
     Raises:
-        ConfigError: No reader goes with the SPEC's scheme or extension.
-        InputDataError: The data cannot be used.
+        ConfigError: A SPEC has no form there is, or the arguments do not go together.
+        InputDataError: The data cannot be used, two tasks have one name, or no task is left.
     """
-    match = _SCHEME.match(spec)
-    scheme = match.group() if match else ""
-    reader = _READERS.get((scheme or Path(spec).suffix).lower())
-    if reader is None:
-        forms = ", ".join(f"FILE{key}" if key[0] == "." else f"{key}NAME" for key in _READERS)
-        raise ConfigError(f"{spec!r}: cannot be read; the forms supported are {forms}")
-    return reader(spec.removeprefix(scheme), options=options)
+    if options is not None and default_options is not None:
+        raise ConfigError("options and default_options are both given; give one of them")
+    plan = None if partition is None else read_partition(partition)
+    request = Request(split, options, default_options, plan, part)
+    tasks: list[Task] = []
+    warnings: list[str] = []
+    for spec, found in find(specs, request):
+        chosen, left_out = _choose(spec, found)
+        tasks += [_ready(task, options) for task in chosen]
+        warnings += [*found.left_out, *left_out]
+    check_left_out(tasks, warnings, strict=strict)
+    return TaskSet(tuple(tasks), (*warnings, *(plan.warnings if plan else ())))
+
+
+def find(specs: str | Sequence[str], request: Request) -> list[tuple[str, Found]]:
+    """Find the tasks of all SPECs, each SPEC with what it names.
+
+    Raises:
+        ConfigError: A SPEC has no form there is, or the arguments do not go together.
+        InputDataError: The data cannot be used, or two tasks have one name.
+    """
+    specs = [specs] if isinstance(specs, str) else list(specs)
+    if not specs:
+        raise ConfigError(f"no data is given; the forms are {FORMS}")
+    if request.part is not None and request.partition is None:
+        raise ConfigError(f"part {request.part!r} is given without a partition; give both")
+    results = [(spec, _find(spec, request)) for spec in specs]
+    names = [task.name for _, found in results for task in found.tasks]
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise InputDataError(
+            f"two tasks are named {twice[0]!r}; leave one out, or rename its file or folder"
+        )
+    return results
+
+
+def check_left_out(tasks: Sequence[object], warnings: Sequence[str], *, strict: bool) -> None:
+    """Raise InputDataError if no task is left, or one is left out where none may be."""
+    if not tasks:
+        raise InputDataError(f"no task is left to read: {'; '.join(warnings)}")
+    if strict and warnings:
+        raise InputDataError(f"{'; '.join(warnings)}; add them, or do without --strict")
+
+
+def _find(spec: str, request: Request) -> Found:
+    match = _SCHEME.fullmatch(spec)
+    scheme = match[1].lower() if match else ""
+    if request.partition and scheme != "crossfit":
+        raise ConfigError(f"{spec!r}: a partition goes with crossfit:DIR only; leave it out")
+    if match and match[2] and scheme in _SCHEMES:
+        return _SCHEMES[scheme](match[2], request)
+    if Path(spec).suffix.lower() not in (".csv", ".jsonl"):
+        raise ConfigError(f"{spec!r}: cannot be read; the forms supported are {FORMS}")
+    task = read_tabular(spec, options=request.options, default_options=request.default_options)
+    return Found((TaskSplits(task.name, task.kind, {ROWS: task}),), ROWS)
+
+
+def _crossfit(text: str, request: Request) -> Found:
+    location = locate(text, seeds=True)
+    split = location.split or request.split
+    path = Path(location.path)
+    folders = task_folders(path)
+    if folders != [path]:
+        by_name = {folder.name: folder for folder in folders}
+        return replace(_collection(path, by_name, location.seed, request), split=split)
+    if request.partition:
+        raise ConfigError(
+            f"{'crossfit:' + text!r} is one task; a partition goes with a folder of tasks"
+        )
+    return Found((read_crossfit(path, location.seed),), split)
+
+
+def _collection(
+    path: Path, folders: Mapping[str, Path], seed: int | None, request: Request
+) -> Found:
+    """The tasks in a folder, or those that the partition names."""
+    wanted: Mapping[str, tuple[str, ...]] = dict.fromkeys(folders, ())
+    left_out = []
+    if request.partition:
+        wanted = request.partition.tasks(request.part)
+        absent = [name for name in wanted if name not in folders]
+        if absent:
+            left_out = [
+                f"{counted(len(absent), 'task')} of {request.partition.name} left out, not in "
+                f"{str(path)!r}: {', '.join(absent)}"
+            ]
+    tasks = {}
+    for name in wanted:
+        try:
+            if name in folders:
+                tasks[name] = read_crossfit(folders[name], seed)
+        except UnusableTaskError as error:
+            left_out.append(f"left out: {error}")
+    parts = {task.name: wanted[name] for name, task in tasks.items()}
+    return Found(tuple(tasks.values()), None, tuple(left_out), parts, collection=True)
+
+
+def _unifiedqa(text: str, request: Request) -> Found:
+    location = locate(text)
+    folders = unifiedqa_folders(Path(location.path))
+    tasks = tuple(map(read_unifiedqa, folders))
+    return Found(tasks, location.split or request.split, collection=len(folders) > 1)
+
+
+def _hub(text: str, request: Request) -> Found:
+    location = locate(text)
+    split = location.split or request.split
+    return Found((read_hub(location.path, split and split_names(split)),), split)
+
+
+_SCHEMES: dict[str, Callable[[str, Request], Found]] = {
+    "crossfit": _crossfit,
+    "unifiedqa": _unifiedqa,
+    "hub": _hub,
+}
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """The names a split may have in the data, the likeliest first."""
+    return _SPLIT_NAMES.get(split, (split,))
+
+
+def _choose(spec: str, found: Found) -> tuple[list[Task], list[str]]:
+    """The split asked for of every task that has it, and a warning about those that do not."""
+    there = list(dict.fromkeys(name for task in found.tasks for name in task.splits))
+    if found.split is None:
+        raise ConfigError(f"{spec!r}: name a split, such as {spec + '#train'!r}")
+    names = split_names(found.split)
+    if found.tasks and not set(names) & set(there):
+        raise InputDataError(
+            f"{spec!r}: there is no split {found.split!r}; the splits are {listed(there)}"
+        )
+    chosen = []
+    without = []
+    for task in found.tasks:
+        splits = [task.splits[name] for name in names if name in task.splits]
+        if splits:
+            warnings = (*splits[0].warnings, *task.warnings)
+            chosen.append(replace(splits[0], warnings=warnings))
+        else:
+            without.append(task.name)
+    if not without:
+        return chosen, []
+    return chosen, [
+        f"{counted(len(without), 'task')} left out, without a split {found.split!r}: "
+        f"{', '.join(without)}"
+    ]
+
+
+def _ready(task: Task, options: Sequence[str] | None) -> Task:
+    return task if options is None else with_options(task, options)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bayes_lora.data.records import Record, parse_json, read_records
-from bayes_lora.data.task import Example, Task
-from bayes_lora.errors import InputDataError
+from bayes_lora.data.task import Example, Kind, Task, reordered
+from bayes_lora.data.wording import listed
+from bayes_lora.errors import ConfigError, InputDataError
 from bayes_lora.files import atomic_text
 
 _OPTIONS = "options"
@@ -29,7 +30,12 @@ class _Layout:
 _LAYOUTS = (_Layout("text", "label"), _Layout("input", "output"))
 
 
-def read_tabular(path: str | Path, *, options: Sequence[str] | None = None) -> Task:
+def read_tabular(
+    path: str | Path,
+    *,
+    options: Sequence[str] | None = None,
+    default_options: Sequence[str] | None = None,
+) -> Task:
     """Read a task from a .csv or .jsonl file.
 
     Without an `options` column, the options are those given, or else the sorted set of labels
@@ -38,23 +44,32 @@ def read_tabular(path: str | Path, *, options: Sequence[str] | None = None) -> T
 
     Args:
         path: The file, UTF-8, with or without a byte order mark.
-        options: The options of a fitted run. Only with them may rows lack a label.
+        options: The options of a fitted run. With them, rows may lack a label.
+        default_options: The options of a run that can answer with others too: used if the file
+            has no `options` column and its labels, if any, are among them. With them, rows may
+            lack a label.
 
     Raises:
+        ConfigError: Both kinds of options are given.
         InputDataError: The file cannot be read, a column or a value is missing, a label is not
             among the options, or the options are fewer than two or repeated.
     """
+    if options is not None and default_options is not None:
+        raise ConfigError("options and default_options are both given; give one of them")
     path = Path(path)
     records = read_records(path)
     columns = list(dict.fromkeys(column for record in records for column in record.fields))
-    layout = _layout(columns, path.name, label_needed=options is None)
+    label_needed = options is None and default_options is None
+    layout = _layout(columns, path.name, label_needed=label_needed)
     shared = None
+    warnings: tuple[str, ...] = ()
     if options is not None:
         shared = _checked_options(options, "the options given")
     elif _OPTIONS not in columns:
-        shared = _labels_found(records, layout, path.name)
-    examples = [_example(record, layout, shared, options is None) for record in records]
-    return Task(path.stem, tuple(examples))
+        shared, warnings = _default(records, layout, path.name, default_options)
+    examples = [_example(record, layout, shared, label_needed) for record in records]
+    kind, examples = _one_order(examples)
+    return Task(path.stem, tuple(examples), kind, warnings=warnings)
 
 
 def write_csv(task: Task, path: str | Path) -> None:
@@ -78,7 +93,7 @@ def _layout(columns: list[str], name: str, *, label_needed: bool) -> _Layout:
     found = [layout for layout in _LAYOUTS if layout.text in columns]
     if not found:
         raise InputDataError(
-            f"{name}: there is no column 'text' (or 'input'); the columns are {_listed(columns)}"
+            f"{name}: there is no column 'text' (or 'input'); the columns are {listed(columns)}"
         )
     if len(found) > 1:
         raise InputDataError(f"{name}: there are both 'text' and 'input'; rename one of them")
@@ -86,9 +101,25 @@ def _layout(columns: list[str], name: str, *, label_needed: bool) -> _Layout:
     if label_needed and layout.label not in columns:
         raise InputDataError(
             f"{name}: there is no column {layout.label!r} beside {layout.text!r}; "
-            f"the columns are {_listed(columns)}"
+            f"the columns are {listed(columns)}"
         )
     return layout
+
+
+def _default(
+    records: list[Record], layout: _Layout, name: str, default: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The options of a file that lists none, and a warning if they are not the default ones."""
+    if default is None:
+        return _labels_found(records, layout, name), ()
+    default = _checked_options(default, "the options given")
+    if {_label(record, layout, needed=False) for record in records} <= {"", *default}:
+        return default, ()
+    own = _labels_found(records, layout, name)
+    return own, (
+        f"the labels {listed(own)} are not those of the run, {listed(default)}; "
+        "the file's own are taken as the options",
+    )
 
 
 def _labels_found(records: list[Record], layout: _Layout, name: str) -> tuple[str, ...]:
@@ -96,7 +127,7 @@ def _labels_found(records: list[Record], layout: _Layout, name: str) -> tuple[st
     if len(labels) == 1:
         raise InputDataError(
             f"{name}: one class only, all {len(records)} rows are labelled "
-            f"{_listed(labels)}; add rows of another class"
+            f"{listed(labels)}; add rows of another class"
         )
     return tuple(labels)
 
@@ -111,7 +142,7 @@ def _example(
     label = _label(record, layout, needed=label_needed)
     if label and label not in options:
         raise InputDataError(
-            f"{record.where}: label {label!r} is not among the options {_listed(options)}; "
+            f"{record.where}: label {label!r} is not among the options {listed(options)}; "
             "correct it or remove the row"
         )
     own = (layout.text, layout.label, _OPTIONS)
@@ -122,6 +153,14 @@ def _example(
         attributes={name: _text(record, name) for name in record.fields if name not in own},
         where=record.where,
     )
+
+
+def _one_order(examples: list[Example]) -> tuple[Kind, list[Example]]:
+    """The kind of the task; rows with one set of options get it in the first row's order."""
+    if len({frozenset(example.options) for example in examples}) > 1:
+        return Kind.MULTIPLE_CHOICE, examples
+    order = examples[0].options
+    return Kind.FIXED_LABELS, [reordered(example, order) for example in examples]
 
 
 def _text(record: Record, column: str) -> str:
@@ -152,8 +191,8 @@ def _row_options(record: Record, shared: tuple[str, ...] | None) -> tuple[str, .
         return options
     if set(options) != set(shared):
         raise InputDataError(
-            f"{record.where}: the options {_listed(options)} are not the ones given, "
-            f"{_listed(shared)}; correct them or leave the column out"
+            f"{record.where}: the options {listed(options)} are not the ones given, "
+            f"{listed(shared)}; correct them or leave the column out"
         )
     return shared
 
@@ -165,10 +204,5 @@ def _checked_options(options: Sequence[str], where: str) -> tuple[str, ...]:
     if "" in stripped:
         raise InputDataError(f"{where}: an option is empty; name it or remove it")
     if len(set(stripped)) < len(stripped):
-        raise InputDataError(f"{where}: an option is repeated in {_listed(stripped)}; remove it")
+        raise InputDataError(f"{where}: an option is repeated in {listed(stripped)}; remove it")
     return stripped
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:12])
-    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayes_lora.model import Batch, BayesianModel
+from bayes_lora.model import BayesianModel
+from bayes_lora.scorers import Batch
 
 
 class Guide(nn.Module, ABC):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bayes_lora.guides.base import Guide
-from bayes_lora.model import Batch, BayesianModel, parameter_name
+from bayes_lora.model import BayesianModel, parameter_name
+from bayes_lora.scorers import Batch
 
 
 class MeanField(Guide):

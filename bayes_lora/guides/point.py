@@ -5,7 +5,8 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from bayes_lora.guides.base import Guide
-from bayes_lora.model import Batch, BayesianModel, parameter_name
+from bayes_lora.model import BayesianModel, parameter_name
+from bayes_lora.scorers import Batch
 
 
 class Point(Guide):

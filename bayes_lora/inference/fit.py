@@ -1,15 +1,19 @@
 """From labelled text to a posterior: the main job, in one call."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from bayes_lora.adapters import Adapter, LoRA
 from bayes_lora.backbone import Backbone
-from bayes_lora.data import Task
+from bayes_lora.data import Example, Kind, Task
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal, Prior
 from bayes_lora.errors import ConfigError, InputDataError, check_positive
 from bayes_lora.guides import GUIDES
-from bayes_lora.inference.svi import FitSettings, LabelledTexts, fit_svi
-from bayes_lora.posterior import Posterior, PosteriorConfig
+from bayes_lora.inference.svi import FitSettings, LabelledRows, fit_svi
+from bayes_lora.model import BayesianModel
+from bayes_lora.posterior import Posterior
+from bayes_lora.run_config import PosteriorConfig
+from bayes_lora.scorers import ClassHead, Scorer, check_scorable, default_scorer, make_scorer
 
 POPULATION = "population"
 
@@ -56,21 +60,26 @@ DEFAULTS = {
 
 
 def fit(
-    task: Task,
+    tasks: Iterable[Task],
     backbone: Backbone,
     *,
+    scorer: str | None = None,
     adapter: Adapter | None = None,
     guide: str = "mean-field",
     model_settings: ModelSettings | None = None,
     settings: FitSettings | None = None,
-    dev: Task | None = None,
+    dev: Iterable[Task] = (),
     progress: bool = False,
 ) -> Posterior:
-    """Fit a posterior over adapter and head weights to a labelled task.
+    """Fit a posterior over adapter and scorer weights to one labelled task or several.
+
+    Rows of all tasks are drawn alike, so a task counts by its number of rows.
 
     Args:
-        task: Training rows with one fixed set of options, at least two of which occur.
+        tasks: Training rows: what ``read`` returns, or a list.
         backbone: The frozen backbone; its target layers get the adapter.
+        scorer: A name in ``SCORERS``; None for a class head where all tasks share one label set,
+            else for ``similarity`` (encoders) or ``likelihood`` (language models).
         adapter: What the weight update is made of; LoRA of rank 8 if None.
         guide: A name in ``GUIDES``: ``mean-field``, ``map`` or ``mle``.
         model_settings: Priors; the guide's defaults if None.
@@ -82,54 +91,80 @@ def fit(
         The posterior, on the backbone's device.
 
     Raises:
-        ConfigError: An unknown guide, or priors that the guide cannot work with.
-        InputDataError: A missing label, one class only, or a dev label never seen in training.
+        ConfigError: An unknown guide or scorer, or priors that the guide cannot work with.
+        UnsupportedError: The scorer does not fit the backbone.
+        InputDataError: A missing label, options that cannot be scored, one class only, or, with a
+            class head, label sets that differ or a dev label never seen in training.
         FitError: The loss stopped being finite.
     """
     if guide not in GUIDES:
         raise ConfigError(f"There is no guide {guide!r}: choose from {', '.join(GUIDES)}.")
-    task.check_trainable()
+    tasks, dev = tuple(tasks), tuple(dev)
     settings = settings or FitSettings()
     chosen = model_settings or DEFAULTS[guide]
     _check_priors(guide, chosen)
+    check_trainable(tasks)
     config = make_config(
         backbone,
-        task.options,
-        len(task),
+        tasks,
         guide=guide,
+        scorer=scorer or default_scorer(backbone, tasks),
         adapter=adapter or LoRA(),
         chosen=chosen,
         settings=settings,
     )
+    _check_rows(config.scorer, backbone, tasks, dev)
     model, fitted = config.build(backbone)
-    dev_rows = _dev_rows(dev, task) if dev is not None else None
-    fit_svi(model, fitted, _rows(task), settings, dev=dev_rows, progress=progress, label=guide)
+    train, dev_rows = _rows(model, tasks), _rows(model, dev) if dev else None
+    fit_svi(model, fitted, train, settings, dev=dev_rows, progress=progress, label=guide)
     return Posterior(model, fitted, config)
 
 
 def make_config(
     backbone: Backbone,
-    options: tuple[str, ...],
-    num_rows: int,
+    tasks: Sequence[Task],
     *,
     guide: str,
+    scorer: str,
     adapter: Adapter,
     chosen: ModelSettings,
     settings: FitSettings | None = None,
 ) -> PosteriorConfig:
-    """Describe the model of one population effect and a class head that `fit` fits."""
+    """Describe the model of one population effect and a scorer that `fit` fits."""
     settings = settings or FitSettings()
+    one_label_set = len(tasks) == 1 and tasks[0].kind is Kind.FIXED_LABELS
+    made = make_scorer(scorer, backbone, tasks)
     return PosteriorConfig(
-        options=options,
+        scorer=made,
         guide=guide,
         effects=(chosen.effect(adapter),),
         head_prior=chosen.head_prior,
-        pooling=backbone.pooling,
-        num_rows=num_rows,
+        options=tasks[0].options if one_label_set or isinstance(made, ClassHead) else None,
+        num_rows=sum(map(len, tasks)),
         kl_weight=chosen.kl_weight,
         seed=settings.seed,
         fit=asdict(settings),
     )
+
+
+def check_trainable(tasks: Sequence[Task]) -> None:
+    """Check that there is something to learn: rows, a label in each, and two classes in all.
+
+    Raises:
+        InputDataError: There is not; the row or task is named.
+    """
+    if not tasks:
+        raise InputDataError("There is no task to fit; give at least one.")
+    answers = {example.options[label] for t in tasks for example, label in _labelled(t)}
+    if len(answers) < 2:
+        raise InputDataError(
+            f"{tasks[0].name}: one class only, all rows are labelled {answers.pop()!r}; "
+            "add rows of another class"
+        )
+
+
+def _labelled(task: Task) -> Iterable[tuple[Example, int]]:
+    return zip(task.examples, task.labels, strict=True)
 
 
 def _check_priors(guide: str, chosen: ModelSettings) -> None:
@@ -146,20 +181,22 @@ def _check_priors(guide: str, chosen: ModelSettings) -> None:
         raise ConfigError("Maximum likelihood has no prior to weigh; use the guide 'map'.")
 
 
-def _rows(task: Task) -> LabelledTexts:
-    return LabelledTexts([example.input for example in task.examples], task.labels)
+def _rows(model: BayesianModel, tasks: Sequence[Task]) -> LabelledRows:
+    examples = [example for task in tasks for example in task.examples]
+    labels = [label for task in tasks for label in task.labels]
+    return LabelledRows(model.scorer.rows(model.backbone, examples), labels)
 
 
-def _dev_rows(dev: Task, task: Task) -> LabelledTexts:
-    if dev.options != task.options:
-        raise InputDataError(
-            f"{dev.name}: its options {list(dev.options)} are not the training task's "
-            f"{list(task.options)}."
-        )
-    seen = set(task.labels)
-    for example, label in zip(dev.examples, dev.labels, strict=True):
+def _check_rows(
+    scorer: Scorer, backbone: Backbone, tasks: Sequence[Task], dev: Sequence[Task]
+) -> None:
+    for task in (*tasks, *dev):
+        check_scorable(scorer, backbone, task.examples)
+    if not isinstance(scorer, ClassHead):
+        return
+    seen = {label for task in tasks for label in task.labels}
+    for example, label in (pair for task in dev for pair in _labelled(task)):
         if label not in seen:
             raise InputDataError(
-                f"{example.where}: label {task.options[label]!r} never occurs in training."
+                f"{example.where}: label {example.options[label]!r} never occurs in training."
             )
-    return _rows(dev)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from bayes_lora.backbone import Backbone
 from bayes_lora.errors import ConfigError, FitError, check_positive, check_seed
 from bayes_lora.guides import Guide, sample
 from bayes_lora.inference.progress import ELBOProgress
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
+from bayes_lora.scorers import Row
 from calibration import nll
 
 DEV_DRAWS = 8  # in each evaluation on dev rows, with the same base noise every time
@@ -76,10 +76,10 @@ class FitSettings:
 
 
 @dataclass(frozen=True)
-class LabelledTexts:
-    """Rows to fit or stop on: texts and the index of each one's label."""
+class LabelledRows:
+    """Rows to fit or stop on: what the scorer made of them, and the index of each one's label."""
 
-    texts: Sequence[str]
+    rows: Sequence[Row]
     labels: Sequence[int]
 
 
@@ -140,7 +140,7 @@ class SVITrainer(Trainer):
         dev: Rows to evaluate on, or None.
     """
 
-    def __init__(self, svi: SVIModule, *, dev: LabelledTexts | None, **kwargs: Any) -> None:
+    def __init__(self, svi: SVIModule, *, dev: LabelledRows | None, **kwargs: Any) -> None:
         super().__init__(model=svi, **kwargs)
         # The loss is a mean over the batch, to be divided by the batches accumulated; the Trainer
         # would take forward's **inputs for a sign that it already was.
@@ -154,7 +154,7 @@ class SVITrainer(Trainer):
         model, guide = self.svi.model, self.svi.guide
         draws = sample(guide, DEV_DRAWS if guide.random else 1, seed=self.args.seed)
         model.backbone.eval()  # no adapter dropout
-        predictions = predict(model, draws, self.dev.texts)
+        predictions = predict(model, draws, self.dev.rows)
         model.backbone.train()
         metrics = {"eval_nll": nll(predictions.probabilities, np.array(self.dev.labels))}
         self.log(metrics)
@@ -167,10 +167,10 @@ class SVITrainer(Trainer):
 def fit_svi(
     model: BayesianModel,
     guide: Guide,
-    train: LabelledTexts,
+    train: LabelledRows,
     settings: FitSettings,
     *,
-    dev: LabelledTexts | None = None,
+    dev: LabelledRows | None = None,
     progress: bool = False,
     label: str = "fit",
 ) -> None:
@@ -220,21 +220,21 @@ def _training(model: BayesianModel) -> Iterator[None]:
 def _make_trainer(
     model: BayesianModel,
     guide: Guide,
-    train: LabelledTexts,
+    train: LabelledRows,
     settings: FitSettings,
-    dev: LabelledTexts | None,
+    dev: LabelledRows | None,
     folder: Path,
 ) -> SVITrainer:
-    batch_size, draws = _batch_shape(settings, len(train.texts), guide)
-    steps_in_epoch = math.ceil(len(train.texts) // batch_size / settings.accumulate)
+    batch_size, draws = _batch_shape(settings, len(train.rows), guide)
+    steps_in_epoch = math.ceil(len(train.rows) // batch_size / settings.accumulate)
     arguments = _arguments(settings, batch_size, steps_in_epoch, folder, stops=dev is not None)
     model.backbone.to(arguments.device)
     trainer = SVITrainer(
         SVIModule(model, guide, draws),
         args=arguments,
-        train_dataset=_rows(model.backbone, train),
+        train_dataset=list(zip(train.rows, train.labels, strict=True)),
         eval_dataset=[] if dev else None,
-        data_collator=lambda rows: _collate(model.backbone, rows),
+        data_collator=lambda rows: _collate(model, rows, draws),
         optimizers=(_optimizer(model, guide, settings), None),
         callbacks=[EarlyStoppingCallback(settings.patience)] if dev else [],
         dev=dev,
@@ -302,10 +302,8 @@ def _optimizer(model: BayesianModel, guide: Guide, settings: FitSettings) -> tor
     return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0)
 
 
-def _rows(backbone: Backbone, data: LabelledTexts) -> list[dict[str, Any]]:
-    encodings = backbone.encode(data.texts)
-    return [{**e, "labels": label} for e, label in zip(encodings, data.labels, strict=True)]
-
-
-def _collate(backbone: Backbone, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    return {**backbone.collate(rows), "labels": torch.tensor([row["labels"] for row in rows])}
+def _collate(
+    model: BayesianModel, rows: Sequence[tuple[Row, int]], draws: int
+) -> dict[str, Tensor]:
+    batch = model.scorer.collate(model.backbone, [row for row, _ in rows], groups=draws)
+    return {**batch, "labels": torch.tensor([label for _, label in rows])}

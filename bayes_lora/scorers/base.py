@@ -1,20 +1,40 @@
-"""How a forward pass becomes logits over an example's options."""
+"""What a scorer is: how examples become forward passes, and those become logits over options."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bayes_lora.adapters import Factor
+from bayes_lora.backbone import Backbone, TokenIds
+from bayes_lora.data import Example
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example as token ids.
+
+    Args:
+        ids: Of what is read before the options.
+        options: Of each option, where the scorer reads them; else empty.
+        cut: Whether the text was too long and lost some.
+    """
+
+    ids: TokenIds
+    options: tuple[TokenIds, ...] = ()
+    cut: bool = False
 
 
 class Scorer(ABC):
-    """Turns the backbone's states into logits; may have weights of its own, random like the rest.
+    """Turns examples into logits; may have weights of its own, random like the adapters'.
 
-    To add one: a subclass here, a line in the conformance suite.
+    A frozen dataclass of its settings. To add one: a new file, a line in ``SCORERS``, and the
+    conformance suite runs it.
     """
 
     @abstractmethod
@@ -22,55 +42,71 @@ class Scorer(ABC):
         """Name and describe the scorer's own weights."""
 
     @abstractmethod
-    def logits(self, states: Tensor, mask: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-        """Score the options of each row.
+    def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
+        """Say why examples with these options cannot be scored, or None if they can."""
+
+    @abstractmethod
+    def rows(self, backbone: Backbone, examples: Sequence[Example]) -> list[Row]:
+        """Turn examples that can be scored into token ids."""
+
+    @abstractmethod
+    def cost(self, row: Row) -> int:
+        """Count the tokens a row adds to a forward pass."""
+
+    @abstractmethod
+    def collate(
+        self,
+        backbone: Backbone,
+        rows: Sequence[Row],
+        groups: int = 1,
+        embedded: Mapping[TokenIds, int] | None = None,
+    ) -> Batch:
+        """Make the tensors of a minibatch.
 
         Args:
-            states: Last hidden states, ``[B, T, hidden_size]``.
-            mask: Attention mask, ``[B, T]``, 1 for real tokens.
-            factors: The scorer's weights, ``[R, *shape]``, R dividing B, aligned as the adapters'.
+            backbone: What will run on them.
+            rows: Rows, group by group.
+            groups: Groups of rows that may have weights of their own, R; divides the rows.
+            embedded: Where what ``shared`` listed stands in the embeddings ``logits`` will get;
+                None to have it encoded with the rows.
 
         Returns:
-            Logits, float32 (or the factors' dtype), ``[B, options]``.
+            Tensors whose first dimension counts R groups of equal size, so that batches of one
+            collation can be concatenated.
+        """
+
+    def shared(self, rows: Sequence[Row]) -> list[TokenIds]:
+        """List what rows have in common, to be embedded once a draw; by default nothing."""
+        return []
+
+    def embed(self, backbone: Backbone, inputs: Batch) -> Tensor:
+        """Embed some of what ``shared`` listed, ``[B, T]`` to ``[B, hidden_size]``."""
+        raise NotImplementedError(f"{type(self).__name__} shares nothing between rows")
+
+    @abstractmethod
+    def logits(
+        self,
+        backbone: Backbone,
+        batch: Batch,
+        head: Mapping[str, Tensor],
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        """Score the options of each row, under the adapter weights in force.
+
+        Args:
+            backbone: Runs the passes.
+            batch: Of ``collate``.
+            head: The scorer's weights, ``[R, *shape]``, R dividing B, aligned as the adapters'.
+            shared: Embeddings, ``[R, sequences, hidden_size]``, if the batch was collated so.
+
+        Returns:
+            Logits, float32 or wider, ``[B, most options of a row]``; minus infinity where a row
+            has no such option.
         """
 
     def label_distribution(self, logits: Tensor) -> dist.TorchDistribution:
         """Return the distribution of a label given its row's logits."""
         return dist.Categorical(logits=logits)
-
-
-class ClassHead(Scorer):
-    """A Bayesian linear head on pooled states, for one fixed label set.
-
-    Pooled states are scaled to root mean square 1 (norm ``sqrt(hidden_size)``), so that prior
-    scales mean the same on every backbone; MiniLM's own training normalises them as well.
-
-    Args:
-        num_classes: Number of labels.
-        pooling: ``mean`` over the tokens (encoders) or the ``last`` token (decoders).
-    """
-
-    def __init__(self, num_classes: int, pooling: str) -> None:
-        self.num_classes = num_classes
-        self.pooling = pooling
-
-    def factors(self, hidden_size: int) -> dict[str, Factor]:
-        """Weight ``[K, d]`` and bias ``[K]``, both starting at zero: equal class probabilities."""
-        return {
-            "weight": Factor(
-                (self.num_classes, hidden_size), unit=hidden_size**-0.5, starts_at_zero=True
-            ),
-            "bias": Factor((self.num_classes,), unit=1.0, starts_at_zero=True),
-        }
-
-    def logits(self, states: Tensor, mask: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-        """Pool, normalise, and apply each group of rows' own head."""
-        weight, bias = factors["weight"], factors["bias"]
-        pooled = pool(states, mask, self.pooling).to(weight.dtype)
-        features = F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
-        groups = features.view(weight.shape[0], -1, features.shape[-1])
-        scores = torch.baddbmm(bias.unsqueeze(1), groups, weight.transpose(1, 2))
-        return scores.reshape(-1, self.num_classes)
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:

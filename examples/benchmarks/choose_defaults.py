@@ -65,15 +65,15 @@ def run(train: Task, dev: Task, setting: str) -> dict[str, Any]:
     started = time.perf_counter()
     oracle = setting == "mle-oracle"
     posterior = fit(
-        train,
+        [train],
         load_backbone("minilm", dtype=torch.bfloat16, attention="eager"),
         guide="mle" if oracle else "mean-field",
         model_settings=None if oracle else SETTINGS[setting],
         settings=FitSettings(seed=0),
-        dev=dev if oracle else None,
+        dev=[dev] if oracle else [],
     )
     seconds = time.perf_counter() - started
-    predictions = posterior.predict([example.input for example in dev.examples])
+    predictions = posterior.predict(dev.examples)
     scores = {m.__name__: m(predictions.probabilities, dev.labels) for m in (accuracy, nll, ece)}
     return {**scores, "fit_seconds": round(seconds, 1)}
 

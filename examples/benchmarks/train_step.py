@@ -25,7 +25,7 @@ from transformers import AutoModelForSequenceClassification
 sys.path.insert(0, str(Path(__file__).parent))
 from common import describe_run, write_json
 
-from bayes_lora import LoRA, load_backbone
+from bayes_lora import LoRA, Task, load_backbone, unlabelled
 from bayes_lora.inference.fit import DEFAULTS, make_config
 from bayes_lora.inference.svi import SVIModule
 
@@ -71,11 +71,12 @@ def peft_lora(backbone: str) -> torch.nn.Module:
 
 def ours(backbone: str, draws: int) -> torch.nn.Module:
     loaded = load_backbone(backbone).to(DEVICE)
+    task = Task("rows", tuple(unlabelled(["a row"] * 500, ("a", "b"))))
     config = make_config(
         loaded,
-        ("a", "b"),
-        500,
+        [task],
         guide="mean-field",
+        scorer="class-head",
         adapter=LoRA(RANK),
         chosen=DEFAULTS["mean-field"],
     )

@@ -53,17 +53,13 @@ def load_task(folder: Path, split: str, rows: int | None = None) -> Task:
     return to_task(f"stsa.binary.{split}", lines[:rows], lines)
 
 
-def texts(task: Task) -> list[str]:
-    return [example.input for example in task.examples]
-
-
 def fit_method(method: str, train: Task, dev: Task, seed: int) -> Posterior:
     return fit(
-        train,
+        [train],
         load_backbone("minilm"),
         guide="mean-field" if method == "mean-field" else "mle",
         settings=FitSettings(seed=seed),
-        dev=dev if method == "mle-early" else None,
+        dev=[dev] if method == "mle-early" else [],
         progress=True,
     )
 
@@ -74,16 +70,16 @@ def run_method(method: str, seed: int, folder: Path, out: Path) -> dict[str, flo
     started = time.perf_counter()
     posterior = fit_method(method, train, dev, seed)
     times = {"fit_seconds": round(time.perf_counter() - started, 1)}
-    predictions = posterior.predict(texts(test), seed=seed)
+    predictions = posterior.predict(test.examples, seed=seed)
     if method == "mle-early":
-        on_dev = posterior.predict(texts(dev)).probabilities
+        on_dev = posterior.predict(dev.examples).probabilities
         temperature = fit_temperature(on_dev, dev.labels)
         scaled = apply_temperature(predictions.probabilities, temperature)
         entropies = entropy(scaled)
         tempered = Predictions(scaled, entropies, entropies, predictions.num_draws)
-        write_predictions(test, tempered, predictions_file(out, "mle-early-temp", seed))
+        write_predictions([test], tempered, predictions_file(out, "mle-early-temp", seed))
         times["temperature"] = round(temperature, 3)
-    write_predictions(test, predictions, predictions_file(out, method, seed))
+    write_predictions([test], predictions, predictions_file(out, method, seed))
     return times
 
 

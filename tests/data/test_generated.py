@@ -82,7 +82,7 @@ def test_a_known_share_is_ambiguous_and_labels_follow_the_distribution() -> None
 def test_the_files_of_the_demo_read_back(tmp_path: Path) -> None:
     task = generate(200, 0)
     write_csv(task, tmp_path / "train.csv")
-    back = read(str(tmp_path / "train.csv"))
+    (back,) = read(str(tmp_path / "train.csv"))
     assert (back.options, back.labels) == (task.options, task.labels)
     assert [e.input for e in back.examples] == [e.input for e in task.examples]
 

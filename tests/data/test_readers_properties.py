@@ -47,7 +47,8 @@ def read_content(content: bytes, suffix: str, options: list[str] | None = None) 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x{suffix}"
         path.write_bytes(content)
-        return read(str(path), options=options)
+        (task,) = read(str(path), options=options)
+        return task
 
 
 def check_refused_on_purpose(content: bytes, suffix: str, options: list[str] | None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bayes_lora.data import Example, Task, read_tabular, write_csv
+from bayes_lora.data import Example, Kind, Task, read_tabular, write_csv
 from bayes_lora.errors import ConfigError, InputDataError
 
 
@@ -96,6 +96,49 @@ def test_given_options_order_the_options_of_a_row(tmp_path: Path) -> None:
     task = read_tabular(path, options=["a", "b"])
     assert task.options == ("a", "b")
     assert [example.label for example in task.examples] == [1, None]
+
+
+@pytest.mark.parametrize(
+    "content", ["text,label\none,b\n", "text,label\none,\n", "text\none\n", "text,label\n1,a\n2,\n"]
+)
+def test_default_options_are_used_where_they_cover_the_labels(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    task = read_tabular(path, default_options=["b", "a"])
+    assert (task.options, task.warnings, task.kind) == (("b", "a"), (), Kind.FIXED_LABELS)
+
+
+def test_other_labels_than_the_default_options_are_the_options_instead(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\none,c\ntwo,b\n")
+    task = read_tabular(path, default_options=["a", "b"])
+    assert (task.options, task.labels) == (("b", "c"), [1, 0])
+    (warning,) = task.warnings
+    assert warning.startswith("the labels 'b', 'c' are not those of the run, 'a', 'b'")
+    path.write_text("text,label\none,c\ntwo,b\nthree,\n")
+    with pytest.raises(InputDataError, match="row 4: 'label' is empty"):
+        read_tabular(path, default_options=["a", "b"])
+
+
+def test_a_column_of_options_comes_before_the_default_ones(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(rows({"text": "t", "options": ["x", "y"]}))
+    task = read_tabular(path, default_options=["a", "b"])
+    assert (task.options, task.examples[0].label) == (("x", "y"), None)
+    with pytest.raises(ConfigError, match="give one of them"):
+        read_tabular(path, default_options=["a", "b"], options=["a", "b"])
+
+
+def test_options_that_differ_are_multiple_choice_and_the_same_set_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    first = {"text": "t", "label": "b", "options": ["b", "a"]}
+    path.write_text(rows(first, {"text": "u", "label": "b", "options": ["a", "b"]}))
+    task = read_tabular(path)
+    assert (task.kind, task.options, task.labels) == (Kind.FIXED_LABELS, ("b", "a"), [0, 0])
+    path.write_text(rows(first, {"text": "u", "label": "b", "options": ["c", "b"]}))
+    task = read_tabular(path)
+    assert task.kind is Kind.MULTIPLE_CHOICE
+    assert [example.options for example in task.examples] == [("b", "a"), ("c", "b")]
 
 
 def test_byte_order_mark_crlf_and_blank_lines(tmp_path: Path) -> None:

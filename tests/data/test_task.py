@@ -1,6 +1,6 @@
 import pytest
 
-from bayes_lora.data import Example, Task
+from bayes_lora.data import Example, Kind, Task, TaskSet, unlabelled
 from bayes_lora.errors import InputDataError
 
 
@@ -52,3 +52,26 @@ def test_examples_can_be_counted_and_compared() -> None:
         for _ in range(2)
     )
     assert len({first, second}) == 1
+
+
+def test_attributes_are_named_in_order_of_appearance() -> None:
+    rows = [{"user": "u", "shop": "s"}, {"date": "d", "user": "v"}]
+    examples = tuple(
+        Example(input="t", options=("a", "b"), label=0, attributes=row, where="") for row in rows
+    )
+    assert Task("reviews", examples).attributes == ("user", "shop", "date")
+    assert Task("reviews", ()).attributes == ()
+
+
+def test_texts_become_examples_without_labels() -> None:
+    first, second = unlabelled(["one", "two"], ["a", "b"])
+    assert (first.input, first.options, first.label) == ("one", ("a", "b"), None)
+    assert (first.where, second.where) == ("text 1", "text 2")
+
+
+def test_a_task_set_is_its_tasks() -> None:
+    task = task_of((("a", "b"), 1))
+    tasks = TaskSet((task,), ("one was left out",))
+    assert (list(tasks), len(tasks)) == ([task], 1)
+    assert (task.kind, task.split, task.warnings) == (Kind.FIXED_LABELS, None, ())
+    assert str(Kind.MULTIPLE_CHOICE) == "multiple choice"

@@ -1,0 +1,129 @@
+"""The command line's arguments."""
+
+import argparse
+from typing import NoReturn
+
+from bayes_lora.adapters import ADAPTERS, LoRA
+from bayes_lora.backbone import MINILM
+from bayes_lora.guides import GUIDES
+from bayes_lora.inference import FitSettings
+from bayes_lora.scorers import SCORERS
+
+DTYPES = ("bfloat16", "float32")
+SPEC_HELP = (
+    "file.csv | file.jsonl | crossfit:DIR/TASK[@SEED][#SPLIT] | crossfit:DIR (all its tasks) | "
+    "unifiedqa:DIR[#SPLIT] | hub:NAME[/CONFIG][#SPLIT]"
+)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, without the usage before it."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser; the command's name will be the parsed arguments' ``command``."""
+    parser = _Parser(prog="bayes-lora")
+    parser.description = "Bayesian low-rank adapters: fit a posterior, predict, report."
+    common = _Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the trace of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, help_text, add in (
+        ("demo", "fit and compare two models on a task the project generates", _add_demo),
+        ("fit", "fit a posterior over adapter weights to labelled text", _add_fit),
+        ("predict", "predict with a fitted posterior, or a backbone as it is", _add_predict),
+        ("report", "measure predictions and write a report", _add_report),
+        ("tasks", "say what is in a SPEC, and what is odd about it", _add_tasks),
+    ):
+        add(commands.add_parser(name, help=help_text, parents=[common], allow_abbrev=False))
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="demo-report", help="new folder (default: demo-report)")
+    parser.add_argument("--seed", type=int, default=0, help="of the data and the fits")
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    defaults = FitSettings()
+    _add_data(parser)
+    parser.add_argument(
+        "--dev", nargs="+", metavar="SPEC", help="labelled rows to stop early on (by NLL)"
+    )
+    parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the posterior")
+    parser.add_argument("--model", default=MINILM, help="minilm, a folder or a hub name")
+    parser.add_argument(
+        "--scorer",
+        choices=list(SCORERS),
+        help="default: class-head where all tasks share one label set, else similarity for an "
+        "encoder, likelihood for a language model",
+    )
+    parser.add_argument("--adapter", default="lora", choices=sorted(ADAPTERS))
+    parser.add_argument("--rank", type=int, default=LoRA().rank, help="rank of the adapter")
+    parser.add_argument("--targets", help="layers to adapt: names with commas, or a regex")
+    parser.add_argument("--guide", default="mean-field", choices=sorted(GUIDES))
+    parser.add_argument("--max-length", type=_positive, default=256, help="tokens (default 256)")
+    parser.add_argument("--kl-weight", type=float, help="weight of the prior; not 1: tempering")
+    parser.add_argument("--draws", type=int, help=f"draws in a step (default {defaults.draws})")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=float, help="passes (default 20, at least 150 steps)")
+    length.add_argument("--max-steps", type=int, help="optimizer steps, instead of --epochs")
+    parser.add_argument("--batch-size", type=int, help=f"rows (default {defaults.batch_size})")
+    parser.add_argument("--accumulate", type=int, help="batches in one optimizer step")
+    parser.add_argument("--learning-rate", type=float, help=f"default {defaults.learning_rate}")
+    parser.add_argument(
+        "--checkpointing", action="store_true", default=None, help="less memory, more time"
+    )
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the backbone")
+    parser.add_argument("--seed", type=int, help="of starts, batches and draws")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run_folder", metavar="RUN", help="what fit wrote; or a backbone: zero-shot prediction"
+    )
+    _add_data(parser)
+    parser.add_argument("--out", required=True, metavar="FILE", help="predictions.jsonl")
+    parser.add_argument("--draws", type=int, default=10, help="0: the posterior mean")
+    parser.add_argument("--model", help="where the run's backbone lies now, if it moved")
+    parser.add_argument(
+        "--scorer",
+        choices=[name for name in SCORERS if name != "class-head"],
+        help="of a backbone (default: similarity for an encoder, else likelihood)",
+    )
+    parser.add_argument(
+        "--max-length", type=_positive, default=256, help="of a backbone: tokens (default 256)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="of the backbone (default: the fit's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("predictions", nargs="+", metavar="predictions.jsonl")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
+
+
+def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", metavar="SPEC", help=SPEC_HELP)
+    _add_partition(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, nargs="+", metavar="SPEC", help=SPEC_HELP)
+    _add_partition(parser)
+
+
+def _add_partition(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--partition", metavar="FILE", help="json: which tasks of a gym to take")
+    parser.add_argument("--part", help="of the partition (default: train to fit, test to predict)")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse what would be left out with a warning"
+    )

@@ -1,0 +1,85 @@
+"""A linear head for one fixed label set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bayes_lora.adapters import Factor
+from bayes_lora.backbone import Backbone, TokenIds
+from bayes_lora.data import Example
+from bayes_lora.scorers.base import Batch, Row, Scorer, pool
+
+
+@dataclass(frozen=True)
+class ClassHead(Scorer):
+    """A Bayesian linear head on pooled states, for one fixed label set.
+
+    Pooled states are scaled to root mean square 1 (norm ``sqrt(hidden_size)``), so that prior
+    scales mean the same on every backbone; MiniLM's own training normalises them as well.
+
+    Args:
+        options: The labels, in the order of the logits.
+        pooling: ``mean`` over the tokens (encoders) or the ``last`` token (decoders).
+    """
+
+    options: tuple[str, ...]
+    pooling: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(self.options))  # JSON knows lists only
+
+    def factors(self, hidden_size: int) -> dict[str, Factor]:
+        """Weight ``[K, d]`` and bias ``[K]``, both starting at zero: equal class probabilities."""
+        num_options = len(self.options)
+        return {
+            "weight": Factor(
+                (num_options, hidden_size), unit=hidden_size**-0.5, starts_at_zero=True
+            ),
+            "bias": Factor((num_options,), unit=1.0, starts_at_zero=True),
+        }
+
+    def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
+        """Say so where there are other options, or the same in another order."""
+        if options == self.options:
+            return None
+        return (
+            f"its options {list(options)} are not the class head's {list(self.options)}; another "
+            "scorer can score any options"
+        )
+
+    def rows(self, backbone: Backbone, examples: Sequence[Example]) -> list[Row]:
+        """Tokenize the inputs."""
+        encoded = backbone.encode([example.input for example in examples])
+        return [Row(tokens.ids, cut=tokens.cut) for tokens in encoded]
+
+    def cost(self, row: Row) -> int:
+        """Count the input's tokens."""
+        return len(row.ids)
+
+    def collate(
+        self,
+        backbone: Backbone,
+        rows: Sequence[Row],
+        groups: int = 1,
+        embedded: Mapping[TokenIds, int] | None = None,
+    ) -> Batch:
+        """Pad the inputs: ``input_ids`` and ``attention_mask``."""
+        return backbone.collate([row.ids for row in rows])
+
+    def logits(
+        self,
+        backbone: Backbone,
+        batch: Batch,
+        head: Mapping[str, Tensor],
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        """Pool, normalise, and apply each group of rows' own head."""
+        weight, bias = head["weight"], head["bias"]
+        pooled = pool(backbone.states(batch), batch["attention_mask"], self.pooling)
+        features = F.normalize(pooled.to(weight.dtype), dim=-1) * pooled.shape[-1] ** 0.5
+        groups = features.view(weight.shape[0], -1, features.shape[-1])
+        scores = torch.baddbmm(bias.unsqueeze(1), groups, weight.transpose(1, 2))
+        return scores.reshape(-1, len(self.options))

@@ -1,0 +1,221 @@
+"""Log-probability of each option's tokens after the input, under a language model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+import torch
+from torch import Tensor
+
+from bayes_lora.adapters import Factor
+from bayes_lora.backbone import Backbone, BackboneKind, TokenIds
+from bayes_lora.data import Example
+from bayes_lora.errors import InputDataError, UnsupportedError
+from bayes_lora.scorers.base import Batch, Row, Scorer
+from bayes_lora.scorers.continuation import packed, run_decoder, run_encoder_decoder
+from bayes_lora.scorers.padding import padded_twice
+
+ANSWER = "\nAnswer:"  # where a decoder's prompt ends
+
+
+@dataclass(frozen=True)
+class Likelihood(Scorer):
+    """Mean over an option's tokens of their log-probability, given the input and those before.
+
+    The mean, not the sum, so that long options are not at a disadvantage (length-normalised). The
+    head runs only at positions that predict an option's token, the first of them shared by all
+    options of a row; where every option is one token, only over those tokens, because the
+    vocabulary's normaliser is then the same for all and cancels.
+
+    A decoder reads ``input``, a new line and ``Answer:``, once for all options: these follow in
+    one sequence, each blind to the others. An encoder-decoder reads the input with its options
+    listed as in UnifiedQA, encoded once for all options, and its options end with its end token.
+    """
+
+    def factors(self, hidden_size: int) -> dict[str, Factor]:
+        """``log_scale [1]``: how sure likelihood makes; starts at zero."""
+        return {"log_scale": Factor((1,), unit=0.5, starts_at_zero=True)}
+
+    def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
+        """Say which option has no (known) tokens, or is how another one begins."""
+        try:
+            _, tokens = self._options(backbone, options)
+        except InputDataError as error:
+            return str(error)
+        for i, short in enumerate(tokens):
+            for j, other in enumerate(tokens):
+                if i != j and other[: len(short)] == short:
+                    return (
+                        f"option {options[i]!r} is how {options[j]!r} begins, so that its "
+                        "likelihood holds the other's; the scorer likelihood-letter can tell "
+                        "them apart"
+                    )
+        return None
+
+    def rows(self, backbone: Backbone, examples: Sequence[Example]) -> list[Row]:
+        """Tokenize prompts and options."""
+        sets = {example.options for example in examples}
+        options = {own: self._options(backbone, own) for own in sets}
+        prompts = [self._prompt(backbone, example) for example in examples]
+        tails = [
+            tail + options[e.options][0] for (_, tail), e in zip(prompts, examples, strict=True)
+        ]
+        encoded = backbone.encode([text for text, _ in prompts], tails)
+        return [
+            Row(_open_ended(backbone, tokens.ids), options[example.options][1], tokens.cut)
+            for tokens, example in zip(encoded, examples, strict=True)
+        ]
+
+    def cost(self, row: Row) -> int:
+        """Count the prompt's tokens, and those of the options that are read."""
+        return len(row.ids) + sum(len(option) - 1 for option in row.options)
+
+    def _options(
+        self, backbone: Backbone, options: tuple[str, ...]
+    ) -> tuple[str, tuple[TokenIds, ...]]:
+        """Return how a prompt must end before these options, and the tokens they add to it."""
+        if backbone.kind is BackboneKind.ENCODER_DECODER:
+            end = backbone.model.config.eos_token_id
+            return "", tuple((*ids, end) for ids in backbone.encode_options(options))
+        return _after_answer(backbone, options)
+
+    def _prompt(self, backbone: Backbone, example: Example) -> tuple[str, str]:
+        """Return what may be cut, and what follows it (before ``Answer:``) and may not."""
+        if backbone.kind is BackboneKind.DECODER:
+            return example.input, ""
+        return with_options_listed(example), ""
+
+    def collate(
+        self,
+        backbone: Backbone,
+        rows: Sequence[Row],
+        groups: int = 1,
+        embedded: Mapping[TokenIds, int] | None = None,
+    ) -> Batch:
+        """Pad prompts and options; a decoder's options follow the prompt in its sequence."""
+        options = padded_twice([row.options for row in rows])
+        if backbone.kind is BackboneKind.DECODER:
+            batch = packed(backbone, rows)
+        else:
+            start = backbone.model.config.decoder_start_token_id
+            reads = [[[start, *option[:-1]] for option in row.options] for row in rows]
+            batch = backbone.collate([row.ids for row in rows])
+            batch["decoder_input_ids"] = padded_twice(reads, start)
+        batch["options"] = options
+        return {key: value.to(backbone.device) for key, value in batch.items()}
+
+    def logits(
+        self,
+        backbone: Backbone,
+        batch: Batch,
+        head: Mapping[str, Tensor],
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        """Score all tokens of all options, average within each option, and scale."""
+        run = run_decoder if backbone.kind is BackboneKind.DECODER else run_encoder_decoder
+        options = batch["options"]  # [B, K, L], -1 for none
+        scores = run(backbone, batch).masked_fill(options < 0, 0.0)
+        lengths = (options >= 0).sum(-1)
+        means = scores.sum(-1) / lengths.clamp(min=1)
+        scale = head["log_scale"].exp().repeat_interleave(len(means) // len(head["log_scale"]), 0)
+        return (scale * means).masked_fill(lengths == 0, -torch.inf)
+
+
+@dataclass(frozen=True)
+class LetterLikelihood(Likelihood):
+    """Log-probability of an option's letter, with the options listed in the prompt.
+
+    One token an option, whatever the options' length: only the letters' rows of the head are
+    computed. For models that have learnt to answer so.
+    """
+
+    def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
+        """Say so where there are too few letters, or they are not one token each."""
+        if len(options) > len(ascii_uppercase):
+            return f"{len(options)} options are more than there are letters"
+        try:
+            _, letters = self._options(backbone, options)
+        except InputDataError as error:
+            return str(error)
+        if max(map(len, letters)) > 1 or len(set(letters)) < len(letters):
+            return "this model's tokenizer does not make each letter a token of its own"
+        return None
+
+    def _options(
+        self, backbone: Backbone, options: tuple[str, ...]
+    ) -> tuple[str, tuple[TokenIds, ...]]:
+        letters = tuple(ascii_uppercase[: len(options)])
+        if backbone.kind is BackboneKind.ENCODER_DECODER:
+            return "", tuple(backbone.encode_options(letters))
+        return _after_answer(backbone, letters, longest=1)
+
+    def _prompt(self, backbone: Backbone, example: Example) -> tuple[str, str]:
+        if backbone.kind is BackboneKind.DECODER:
+            return example.input, f"\n{listed(example.options)}"
+        return with_options_listed(example), ""
+
+
+def _open_ended(backbone: Backbone, ids: TokenIds) -> TokenIds:
+    """Drop the special token that some tokenizers end a text with: the option is to follow."""
+    closed = ids[-1] in backbone.tokenizer.all_special_ids
+    return ids[:-1] if closed and backbone.kind is BackboneKind.DECODER else ids
+
+
+def _after_answer(
+    backbone: Backbone, options: tuple[str, ...], longest: int | None = None
+) -> tuple[str, tuple[TokenIds, ...]]:
+    """Find an end of the prompt that keeps its tokens whichever of these options follows.
+
+    Most tokenizers put the space before an option into its first token; some put it into the
+    colon's, and some merge across it anyhow, but not across a line.
+    """
+    errors = []
+    for end, glue in ((ANSWER, " "), (f"{ANSWER} ", ""), (f"{ANSWER}\n", "")):
+        try:
+            ids = tuple(backbone.encode_options(options, end, glue))
+        except InputDataError as error:
+            errors.append(error)
+        else:
+            if longest is None or max(map(len, ids)) <= longest:
+                return end, ids
+            errors.append(InputDataError(f"{options[0]!r} and the others are not one token each"))
+    raise errors[0]
+
+
+def listed(options: Sequence[str]) -> str:
+    """Write options as ``(A) one (B) another``; none where letters do not suffice."""
+    if len(options) > len(ascii_uppercase):
+        return ""
+    lettered = zip(ascii_uppercase, options, strict=False)
+    return " ".join(f"({letter}) {option}" for letter, option in lettered)
+
+
+def with_options_listed(example: Example) -> str:
+    """Write an input in UnifiedQA's encoding: question, options, passage."""
+    question, *passage = example.input.split(" \\n ", 1)
+    return " \\n ".join(part for part in (question, listed(example.options), *passage) if part)
+
+
+def check_packing(backbone: Backbone) -> None:
+    """Check that options in one sequence do not see each other, on a toy example.
+
+    Some models ignore masks or positions they are given; their scores would be silently wrong.
+
+    Raises:
+        UnsupportedError: This is one of them.
+    """
+    row = Row((1, 2, 3, 4), ((5, 6, 7), (8, 9), (7, 5)))
+    alone = [Row(row.ids, (option,)) for option in row.options]
+    scorer = Likelihood()
+    head = {"log_scale": torch.zeros(1, 1, device=backbone.device)}
+    with torch.inference_mode():
+        together = scorer.logits(backbone, scorer.collate(backbone, [row]), head)[0]
+        separate = torch.cat(
+            [scorer.logits(backbone, scorer.collate(backbone, [own]), head)[0] for own in alone]
+        )
+    tolerance = 1e-3 if backbone.dtype in (torch.float32, torch.float64) else 0.1
+    if not torch.allclose(together, separate, atol=tolerance, rtol=tolerance):
+        raise UnsupportedError(
+            f"Backbone {backbone.name!r} does not keep options in one sequence apart, so it "
+            "cannot score them by likelihood: use similarity, or another backbone."
+        )

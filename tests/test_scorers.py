@@ -1,0 +1,429 @@
+"""Scores against plain passes over plain models, and the work that is saved, counted."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from tiny_backbones import tiny_decoder
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from bayes_lora import Effect, LoRA, Posterior, load_backbone
+from bayes_lora.backbone import Backbone
+from bayes_lora.backbone.adapted_linear import AdaptedLinear
+from bayes_lora.backbone.loading import _minilm_folder
+from bayes_lora.data import Example, Kind, Task, TaskSet, unlabelled
+from bayes_lora.effects import Normal
+from bayes_lora.errors import ConfigError, InputDataError, UnsupportedError
+from bayes_lora.model import BayesianModel
+from bayes_lora.predict import predict
+from bayes_lora.scorers import (
+    Likelihood,
+    Row,
+    default_scorer,
+    keep_scorable,
+    make_scorer,
+)
+
+TEXTS = ["Once upon a time there was a little", "The cat sat on the mat and", "One day"]
+OPTIONS = [
+    ("girl named Lily", "dog", "big red ball"),
+    ("slept", "ran away to the park"),
+    ("they went home", "it rained", "a big dog came", "she was sad"),
+]
+EXAMPLES = [
+    Example(input=text, options=options, label=0, where=f"row {i}")
+    for i, (text, options) in enumerate(zip(TEXTS, OPTIONS, strict=True))
+]
+LANGUAGE_MODELS = ["tinystories-656K", "stories260K"]
+
+
+def plain_scores(model: torch.nn.Module, ids: list[int], option: list[int]) -> torch.Tensor:
+    """The mean log-probability of an option's tokens: full logits at every position."""
+    logits = model(input_ids=torch.tensor([ids + option])).logits[0]
+    predicted = logits.double().log_softmax(-1)[len(ids) - 1 : -1]
+    return predicted[torch.arange(len(option)), torch.tensor(option)].mean()
+
+
+def plain_tokens(
+    tokenizer: PreTrainedTokenizerBase, text: str, options: tuple[str, ...]
+) -> tuple[list[int], list[list[int]]]:
+    """The prompt and what each option adds to it, from whole texts tokenized as a user would."""
+    for end, glue in (("\nAnswer:", " "), ("\nAnswer: ", ""), ("\nAnswer:\n", "")):
+        prompt = _ids(tokenizer, text + end)
+        whole = [_ids(tokenizer, text + end + glue + option) for option in options]
+        if all(ids[: len(prompt)] == prompt for ids in whole):
+            return prompt, [ids[len(prompt) :] for ids in whole]
+    raise AssertionError("no end of the prompt fits")
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids without the special token that some tokenizers put at the end."""
+    ids = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids[-1] in tokenizer.all_special_ids else ids
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_likelihood_equals_full_logits_over_the_real_language_models(
+    name: str, data_folder: Path
+) -> None:
+    path = str(data_folder / "causal_lm" / name)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    posterior = Posterior.pretrained(load_backbone(path), "likelihood")
+    predictions = posterior.predict(EXAMPLES, draws=0)
+    for example, row in zip(EXAMPLES, predictions.probabilities, strict=True):
+        prompt, options = plain_tokens(tokenizer, example.input, example.options)
+        with torch.no_grad():
+            scores = torch.stack([plain_scores(model, prompt, option) for option in options])
+        expected = scores.softmax(0).numpy()
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-4)
+        assert not row[len(expected) :].any()
+
+
+def test_likelihood_equals_full_logits_over_an_encoder_decoder(tiny_folders: Path) -> None:
+    path = str(tiny_folders / "tiny-encoder-decoder")
+    model = AutoModelForSeq2SeqLM.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    posterior = Posterior.pretrained(load_backbone(path), "likelihood")
+    examples = [Example(input="where \\n a story", options=OPTIONS[0], label=0, where="x")]
+    examples += EXAMPLES
+    inputs = ["where \\n (A) girl named Lily (B) dog (C) big red ball \\n a story"]
+    inputs += [
+        f"{example.input} \\n "
+        + " ".join(f"({c}) {o}" for c, o in zip("ABCD", example.options, strict=False))
+        for example in EXAMPLES
+    ]
+    probabilities = posterior.predict(examples, draws=0).probabilities
+    for example, text, row in zip(examples, inputs, probabilities, strict=True):
+        scores = []
+        for option in example.options:
+            ids = tokenizer(option, add_special_tokens=False)["input_ids"]
+            target = torch.tensor([[*ids, tokenizer.sep_token_id]])
+            encoded = tokenizer(text, return_tensors="pt")["input_ids"]
+            with torch.no_grad():  # labels are shifted right by the model itself
+                logits = model(input_ids=encoded, labels=target).logits[0].double()
+            token_scores = logits.log_softmax(-1)[torch.arange(target.shape[1]), target[0]]
+            scores.append(token_scores.mean())
+        expected = torch.stack(scores).softmax(0).numpy()
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tinystories-656K", "tiny-decoder", "tiny-encoder-decoder"])
+def test_letters_equal_full_logits(
+    name: str, tiny_folders: Path, request: pytest.FixtureRequest
+) -> None:
+    if name.startswith("tiny-"):
+        path = str(tiny_folders / name)
+    else:
+        path = str(request.getfixturevalue("data_folder") / "causal_lm" / name)
+    backbone = load_backbone(path)
+    posterior = Posterior.pretrained(backbone, "likelihood-letter")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    encoder_decoder = name == "tiny-encoder-decoder"
+    kind = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    model = kind.from_pretrained(path)
+    for example in EXAMPLES:
+        (row,) = posterior.predict([example], draws=0).probabilities
+        listed = " ".join(f"({c}) {o}" for c, o in zip("ABCD", example.options, strict=False))
+        letters = tuple("ABCD"[: len(example.options)])
+        with torch.no_grad():
+            if encoder_decoder:
+                ids = tokenizer(f"{example.input} \\n {listed}", return_tensors="pt")["input_ids"]
+                start = torch.tensor([[model.config.decoder_start_token_id]])
+                logits = model(input_ids=ids, decoder_input_ids=start).logits[0, -1]
+                tokens = [tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in letters]
+            else:
+                text = f"{example.input}\n{listed}"
+                prompt, options = plain_tokens(tokenizer, text, letters)
+                tokens = [token for (token,) in options]
+                logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
+        expected = logits.double()[tokens].softmax(0).numpy()
+        np.testing.assert_allclose(row, expected, atol=1e-4)
+
+
+def test_likelihood_takes_row_aligned_weights(tiny_folders: Path) -> None:
+    """Two draws over packed options equal two plain models with the draws merged in."""
+    backbone = load_backbone(str(tiny_folders / "tiny-decoder"))
+    backbone.double()
+    scorer = Likelihood()
+    effect = Effect("population", LoRA(rank=2), Normal(1.0))
+    model = BayesianModel(backbone, [effect], scorer, head_prior=Normal(1.0), num_rows=3).double()
+    torch.manual_seed(0)
+    values = {n: torch.randn(2, *site.shape).double() for n, site in model.sites.items()}
+    values["head.log_scale"] *= 0.1
+    rows = scorer.rows(backbone, EXAMPLES)
+    ours = predict(model, values, rows, keep_draws=True).per_draw
+    assert ours is not None
+    for draw in range(2):
+        plain = _merged(backbone, {name: value[draw] for name, value in values.items()})
+        scale = values["head.log_scale"][draw].exp()
+        for row, probabilities in zip(rows, ours[draw], strict=True):
+            with torch.no_grad():
+                scores = torch.stack([plain_scores(plain, [*row.ids], [*o]) for o in row.options])
+            expected = (scale * scores).softmax(0).numpy()
+            np.testing.assert_allclose(probabilities[: len(expected)], expected, atol=1e-9)
+
+
+def _merged(backbone: Backbone, values: dict[str, torch.Tensor]) -> torch.nn.Module:
+    plain = copy.deepcopy(backbone.language_model)
+    plain.set_output_embeddings(plain.get_output_embeddings().base)
+    for group in backbone.groups:
+        for layer, name in enumerate(group.layers):
+            a, b = (values[f"population.{group.name}.{factor}"][layer] for factor in "AB")
+            parent, child = plain.base_model.get_submodule(name.rpartition(".")[0]), name
+            base = plain.base_model.get_submodule(name).base
+            base.weight.add_(LoRA(rank=2).scale * b @ a)
+            setattr(parent, child.rpartition(".")[2], base)
+    assert not any(isinstance(module, AdaptedLinear) for module in plain.modules())
+    return plain
+
+
+def test_similarity_equals_sentence_transformers() -> None:
+    reference = SentenceTransformer(str(_minilm_folder()), device="cpu")
+    posterior = Posterior.pretrained(load_backbone("minilm"), "similarity")
+    probabilities = posterior.predict(EXAMPLES, draws=0).probabilities
+    for example, row in zip(EXAMPLES, probabilities, strict=True):
+        text = reference.encode(example.input, convert_to_tensor=True)
+        options = reference.encode(list(example.options), convert_to_tensor=True)
+        cosines = torch.nn.functional.cosine_similarity(text, options).double()
+        expected = (20 * cosines).softmax(0).numpy()
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-5)
+
+
+def test_similarity_embeds_each_label_once_a_draw(
+    tiny_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 rows of a 6-label task: 1,006 sequences a draw, and their tokens, padding counted."""
+    backbone = load_backbone(str(tiny_folders / "tiny-encoder"))
+    posterior = Posterior.pretrained(backbone, "similarity")
+    labels = ("sadness", "joy", "love", "anger", "fear", "surprise")
+    texts = [f"row number {i} of the task" for i in range(1000)]
+    seen: list[torch.Tensor] = []
+    plain = Backbone.states
+
+    def counted(self: Backbone, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.append(inputs["attention_mask"])
+        return plain(self, inputs)
+
+    monkeypatch.setattr(Backbone, "states", counted)
+    draws = {"head.log_scale": torch.zeros(3, 1)}
+    rows = posterior.config.scorer.rows(backbone, unlabelled(texts, labels))
+    predict(posterior.model, draws, rows)
+    assert sum(len(mask) for mask in seen) == 3 * (1000 + 6)
+    tokens = sum(len(row.ids) for row in rows) + sum(len(ids) for ids in rows[0].options)
+    assert sum(int(mask.sum()) for mask in seen) == 3 * tokens
+
+
+def test_the_head_does_at_most_2_percent_of_the_full_vocabularys_work() -> None:
+    """Vocabulary 32,000, options of 3 tokens, prompts of 120: counted by torch."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    language_model = LlamaForCausalLM(config)
+    backbone = Backbone(
+        language_model.base_model,
+        tiny_decoder().tokenizer,
+        name="x",
+        fingerprint="",
+        language_model=language_model,
+    )
+    backbone.tokenizer.pad_token_id = 0
+    ids = torch.randint(1, 32_000, (2, 4, 3)).tolist()
+    rows = [Row(tuple(range(1, 121)), tuple(map(tuple, options))) for options in ids]
+    scorer, head = Likelihood(), {"log_scale": torch.zeros(1, 1)}
+
+    def head_flops(run: object) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            run()
+        return sum(counter.get_flop_counts()["LlamaForCausalLM.lm_head"].values())
+
+    batch = scorer.collate(backbone, rows)
+    ours = head_flops(lambda: scorer.logits(backbone, batch, head))
+    whole = torch.tensor([[*row.ids, *option] for row in rows for option in row.options])
+    full = head_flops(lambda: language_model(input_ids=whole))
+    assert full == 2 * whole.numel() * 16 * 32_000
+    assert ours <= 0.02 * full
+    single = [Row(row.ids, tuple(o[:1] for o in row.options)) for row in rows]
+    batch = scorer.collate(backbone, single)
+    few = head_flops(lambda: scorer.logits(backbone, batch, head))
+    assert few <= 1e-4 * full
+
+
+class Deaf(LlamaForCausalLM):
+    """A model that ignores the mask it is given, as those with a state of their own do."""
+
+    def forward(self, attention_mask: object = None, **inputs: object) -> object:
+        return super().forward(attention_mask=None, **inputs)
+
+
+def test_a_model_that_does_not_keep_options_apart_is_refused() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=99,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        use_cache=False,
+    )
+    for kind, raises in ((LlamaForCausalLM, False), (Deaf, True)):
+        model = kind(config)
+        torch.nn.init.normal_(model.model.layers[0].self_attn.o_proj.weight)
+        backbone = Backbone(
+            model.base_model,
+            tiny_decoder().tokenizer,
+            name="x",
+            fingerprint="",
+            language_model=model,
+        )
+        backbone.tokenizer.pad_token_id = 0
+        if raises:
+            with pytest.raises(UnsupportedError, match="does not keep options"):
+                make_scorer("likelihood", backbone, ())
+        else:
+            make_scorer("likelihood", backbone, ())
+
+
+def _task(options: tuple[str, ...], kind: Kind = Kind.FIXED_LABELS, name: str = "task") -> Task:
+    examples = (Example(input="a text", options=options, label=0, where=f"{name}, row 1"),)
+    return Task(name, examples, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "expected"),
+    [
+        ("tiny-encoder", [_task(("a", "b"))], "class-head"),
+        ("tiny-encoder", [_task(("a", "b")), _task(("a", "b"))], "class-head"),
+        ("tiny-encoder", [_task(("a", "b")), _task(("b", "c"))], "similarity"),
+        ("tiny-encoder", [_task(("a", "b"), Kind.MULTIPLE_CHOICE)], "similarity"),
+        ("tiny-decoder", [_task(("a", "b"))], "class-head"),
+        ("tiny-decoder", [_task(("a", "b"), Kind.MULTIPLE_CHOICE)], "likelihood"),
+        ("tiny-encoder-decoder", [_task(("a", "b"))], "likelihood"),
+    ],
+)
+def test_the_default_scorer(
+    name: str, tasks: list[Task], expected: str, tiny_folders: Path
+) -> None:
+    assert default_scorer(load_backbone(str(tiny_folders / name)), tasks) == expected
+
+
+def test_scorers_that_do_not_fit_are_refused(tiny_folders: Path) -> None:
+    encoder = load_backbone(str(tiny_folders / "tiny-encoder"))
+    both = load_backbone(str(tiny_folders / "tiny-encoder-decoder"))
+    with pytest.raises(UnsupportedError, match="language model"):
+        make_scorer("likelihood", encoder, ())
+    with pytest.raises(UnsupportedError, match="encoder-decoder"):
+        make_scorer("similarity", both, ())
+    tasks = [_task(("a", "b"), name="one"), _task(("c", "d"), name="two")]
+    with pytest.raises(InputDataError, match=r"one label set.*'one' and 'two'"):
+        make_scorer("class-head", encoder, tasks)
+    with pytest.raises(ConfigError, match="choose from"):
+        make_scorer("cosine", encoder, ())
+    with pytest.raises(ConfigError, match="knows nothing before"):
+        Posterior.pretrained(encoder, "class-head")
+
+
+BAD_OPTIONS = {
+    "nothing for similarity": ("tiny-encoder", "similarity", ("good", "\u200b"), "no token"),
+    "unknown to similarity": ("tiny-encoder", "similarity", ("good", "🦖"), "'🦖'.*no token"),
+    "nothing for likelihood": ("tiny-decoder", "likelihood", ("good", "\u200b"), "no tokens"),
+    "unknown to likelihood": ("tiny-decoder", "likelihood", ("good", "🦖"), "'🦖'.*not know"),
+    "a prefix": ("tiny-decoder", "likelihood", ("more", "more wine"), "'more' is how 'more wine'"),
+    "too many letters": (
+        "tiny-decoder",
+        "likelihood-letter",
+        tuple(f"option {i}" for i in range(27)),
+        "27 options",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_options_that_cannot_be_scored(case: str, tiny_folders: Path) -> None:
+    name, scorer_name, options, message = BAD_OPTIONS[case]
+    backbone = load_backbone(str(tiny_folders / name))
+    posterior = Posterior.pretrained(backbone, scorer_name)
+    bad = _task(options, name="bad")
+    with pytest.raises(InputDataError, match=f"bad, row 1: .*{message}"):
+        posterior.predict(bad.examples, draws=0)
+    scorer = posterior.config.scorer
+    good = _task(("yes", "no"), name="good")
+    kept = keep_scorable(TaskSet((good, bad)), scorer, backbone)
+    assert [task.name for task in kept] == ["good"]
+    assert "bad" in kept.warnings[0]
+    with pytest.raises(InputDataError, match=message):
+        keep_scorable(TaskSet((good, bad)), scorer, backbone, strict=True)
+    with pytest.raises(InputDataError, match="No row can be scored"):
+        keep_scorable(TaskSet((bad,)), scorer, backbone)
+
+
+def test_an_encoder_decoder_ends_its_options_so_none_is_a_prefix(tiny_folders: Path) -> None:
+    backbone = load_backbone(str(tiny_folders / "tiny-encoder-decoder"))
+    assert Likelihood().problem(backbone, ("more", "more wine")) is None
+
+
+def test_rows_that_cannot_be_scored_are_counted(tiny_folders: Path) -> None:
+    backbone = load_backbone(str(tiny_folders / "tiny-decoder"))
+    prefix = Example(input="x", options=("at four", "at four thirty"), label=0, where="row 9")
+    task = Task("choices", (*EXAMPLES, prefix), kind=Kind.MULTIPLE_CHOICE)
+    (kept,) = keep_scorable(TaskSet((task,)), Likelihood(), backbone)
+    assert kept.examples == tuple(EXAMPLES)
+    assert "1 of 4 rows" in kept.warnings[0]
+    assert "row 9" in kept.warnings[0]
+
+
+def test_of_a_pair_the_longer_part_is_cut() -> None:
+    backbone = load_backbone("minilm", max_length=20)
+    long = " ".join(["premise"] * 40)
+    (tokens,) = backbone.encode([f"{long} [SEP] the hypothesis stays whole"])
+    text = backbone.tokenizer.decode(tokens.ids)
+    assert len(tokens.ids) == 20
+    assert tokens.cut
+    assert text.startswith("[CLS] premise premise")
+    assert text.endswith("[SEP] the hypothesis stays whole [SEP]")
+    (tokens,) = backbone.encode([f"the question \\n {long}"])
+    assert "the question" in backbone.tokenizer.decode(tokens.ids)
+
+
+def test_a_text_without_parts_loses_its_end_as_transformers_cuts_it() -> None:
+    backbone = load_backbone("minilm", max_length=12)
+    text = " ".join(f"word{i}" for i in range(30))
+    expected = backbone.tokenizer(text, truncation=True, max_length=12)["input_ids"]
+    (tokens,) = backbone.encode([text])
+    assert list(tokens.ids) == expected
+
+
+def test_what_must_follow_a_text_is_never_cut(tiny_folders: Path) -> None:
+    backbone = load_backbone(str(tiny_folders / "tiny-decoder"), max_length=12)
+    (tokens,) = backbone.encode(["many words " * 20], ["\nAnswer:"])
+    assert len(tokens.ids) == 12
+    assert "answer :" in backbone.tokenizer.decode(tokens.ids)
+    with pytest.raises(ConfigError, match="max_length 12 leaves no room"):
+        backbone.encode(["many words " * 20], [" option" * 15])
+
+
+def test_a_pretrained_backbone_is_saved_and_loaded_like_a_run(
+    tiny_folders: Path, tmp_path: Path
+) -> None:
+    path = str(tiny_folders / "tiny-decoder")
+    posterior = Posterior.pretrained(load_backbone(path), "likelihood")
+    posterior.save_pretrained(tmp_path / "run")
+    loaded = Posterior.from_pretrained(tmp_path / "run")
+    before, after = (p.predict(EXAMPLES, draws=0).probabilities for p in (posterior, loaded))
+    assert np.array_equal(before, after)
