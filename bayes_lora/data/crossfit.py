@@ -21,8 +21,8 @@ from bayes_lora.data.wording import listed
 from bayes_lora.errors import InputDataError
 
 _FILE = re.compile(
-    r"(?P<task>.+)_(?P<shots>[0-9]+)_(?P<seed>[0-9]{1,9})_(?P<split>train|dev|test)"
-    r"\.(?P<layout>tsv|jsonl)"
+    r"(?P<task>.+)_(?P<shots>[0-9]+)_(?P<seed>0|[1-9][0-9]{0,8})"
+    r"_(?P<split>train|dev|test)\.(?P<layout>tsv|jsonl)"
 )
 _SPLITS = ("train", "dev", "test")
 _SEPARATOR = "[SEP]"
@@ -178,8 +178,10 @@ def _with_list(row: Row, cut: Lettered | None) -> Row:
         return row
     # As MetaICL has it: "question (A) .. [SEP] passage" becomes "passagequestion". A space
     # between would be better, but then a task would not read the same from both layouts.
-    passage = cut.rest.removeprefix(_SEPARATOR).strip()
-    return replace(row, input=passage + cut.stem, options=cut.options, doubtful=cut.doubtful)
+    text = cut.rest.removeprefix(_SEPARATOR).strip() + cut.stem
+    if not text:
+        raise InputDataError(f"{row.where}: there is no question before the options; add it")
+    return replace(row, input=text, options=cut.options, doubtful=cut.doubtful)
 
 
 def _check_labels(task: str, labels: Sequence[str], inputs: int) -> None:

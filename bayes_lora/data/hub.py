@@ -2,8 +2,8 @@
 
 The text stands in a column `text`, `sentence`, `input` or `question`, the label in `label`,
 `output` or `answer`, a row's own options in `options` or `choices`; columns of other texts and
-numbers become attributes. A label is an option's text; a class label or a whole number counts
-the options from 0, and is -1 where it is not known.
+numbers become attributes, as the library types them. A label is an option's text; a class label,
+or a whole number beside a row's own options, counts the options from 0 and is -1 where unknown.
 """
 
 import logging
@@ -55,9 +55,10 @@ def read_hub(name: str, splits: Sequence[str] | None = None) -> TaskSplits:
         InputDataError: The library cannot read it, there is no such split, no column of texts
             or labels, or a row is malformed.
     """
-    with _library_quiet(), tempfile.TemporaryDirectory() as folder:
+    task = name.rstrip("/").rpartition("/")[2]
+    with _quiet_library(), tempfile.TemporaryDirectory() as folder:
         there = _load(name, folder)
-        columns = _columns(next(iter(there.values())), name)
+        columns = _columns(there, name)
         wanted = list(there) if splits is None else [key for key in splits if key in there][:1]
         if not wanted:
             raise InputDataError(
@@ -65,10 +66,14 @@ def read_hub(name: str, splits: Sequence[str] | None = None) -> TaskSplits:
                 f"are {listed(list(there))}"
             )
         fixed = _fixed_options(there, columns, name)
-        task = name.rstrip("/").rpartition("/")[2]
-        sheets = {
-            Sheet(key): list(_rows(there[key], columns, fixed, f"{task}#{key}")) for key in wanted
-        }
+        values = {key: _values(there[key], columns, name) for key in wanted}
+    sheets = {
+        Sheet(key): [
+            _row(row, columns, fixed, f"{task}#{key}, row {number}")
+            for number, row in enumerate(rows, start=1)
+        ]
+        for key, rows in values.items()
+    }
     kind, tasks = build(task, sheets, order=fixed)
     found = {sheet.split: tasks[sheet] for sheet in tasks}
     # What is odd about a task cannot be told from one of its splits.
@@ -77,7 +82,7 @@ def read_hub(name: str, splits: Sequence[str] | None = None) -> TaskSplits:
 
 
 @contextmanager
-def _library_quiet() -> Iterator[None]:
+def _quiet_library() -> Iterator[None]:
     """Without the library's progress bars and logged errors: ours say it in one line."""
     try:
         import datasets
@@ -100,15 +105,21 @@ def _library_quiet() -> Iterator[None]:
 def _load(name: str, cache: str) -> "Mapping[str, Dataset]":
     """All splits. What is made of a local folder's files goes to `cache`, which goes away."""
     path, config = _local(name)
-    try:
+    remote, remote_config = (None, None) if path else _remote(name)
+    with _library_errors(name):
         if path is None:
-            return _built(*_remote(name), None)
+            return _built(str(remote), remote_config, None)
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             return _saved(path)
         return _built(str(path), config, cache)
-    except ConfigError:
-        raise
-    except Exception as error:  # the library's own, pyarrow's, pandas', the network's: any at all
+
+
+@contextmanager
+def _library_errors(name: str) -> Iterator[None]:
+    """Make one line of whatever the library raises: its own, pyarrow's, the network's errors."""
+    try:
+        yield
+    except Exception as error:
         why = collapse(f"{type(error).__name__}: {error.__cause__ or error}")
         raise InputDataError(f"'hub:{name}': the library datasets cannot read it ({why})") from None
 
@@ -153,9 +164,17 @@ def _built(path: str, config: str | None, cache: str | None) -> "Mapping[str, Da
     return builder.as_dataset()
 
 
-def _columns(dataset: "Dataset", name: str) -> _Columns:
+def _columns(there: "Mapping[str, Dataset]", name: str) -> _Columns:
     from datasets import ClassLabel
 
+    if not there:
+        raise InputDataError(f"'hub:{name}': there are no splits in it; give data that has some")
+    dataset, *more = there.values()
+    if any(other.features != dataset.features for other in more):
+        raise InputDataError(
+            f"'hub:{name}': the splits {listed(list(there))} differ in their columns or the types "
+            "of these; save them alike, or as csv or jsonl files"
+        )
     text = _only(_TEXT, dataset, name)
     label = _only(_LABEL, dataset, name)
     if text is None or label is None:
@@ -166,9 +185,9 @@ def _columns(dataset: "Dataset", name: str) -> _Columns:
     options = _only(_OPTIONS, dataset, name)
     feature = dataset.features[label]
     classes = tuple(map(collapse, feature.names)) if isinstance(feature, ClassLabel) else None
-    others = [key for key in dataset.column_names if key not in (text, label, options)]
-    scalars = tuple(key for key in others if _is_scalar(dataset.features[key]))
-    return _Columns(text, label, options, scalars, classes)
+    others = (key for key in dataset.column_names if key not in (text, label, options))
+    attributes = tuple(key for key in others if _is_scalar(dataset.features[key]))
+    return _Columns(text, label, options, attributes, classes)
 
 
 def _only(names: Sequence[str], dataset: "Dataset", name: str) -> str | None:
@@ -194,27 +213,31 @@ def _fixed_options(
         return None
     if columns.classes:
         return tuple(dict.fromkeys(columns.classes))
-    values = (value for split in there.values() for value in split[columns.label])
+    with _library_errors(name):
+        values = [value for split in there.values() for value in split[columns.label]]
     return tuple(sorted({_as_text(value, f"'hub:{name}', label") for value in values} - {""}))
 
 
-def _rows(
-    dataset: "Dataset", columns: _Columns, fixed: tuple[str, ...] | None, where: str
-) -> Iterator[Row]:
+def _values(dataset: "Dataset", columns: _Columns, name: str) -> list[dict[str, Any]]:
     used = [columns.text, columns.label, *columns.attributes]
-    chosen = dataset.with_format(None).select_columns(
-        [*used, columns.options] if columns.options else used
-    )
-    for number, values in enumerate(chosen.to_list(), start=1):
-        row = f"{where}, row {number}"
-        options = _row_options(values[columns.options], row) if columns.options else fixed or ()
-        yield Row(
-            row,
-            published_text(_as_text(values[columns.text], row), columns.text, row),
-            _output(values[columns.label], columns, options, row),
-            options,
-            attributes={key: _as_text(values[key], row) for key in columns.attributes},
+    with _library_errors(name):
+        chosen = dataset.with_format(None).select_columns(
+            [*used, columns.options] if columns.options else used
         )
+        return chosen.to_list()
+
+
+def _row(
+    values: Mapping[str, Any], columns: _Columns, fixed: tuple[str, ...] | None, where: str
+) -> Row:
+    options = _row_options(values[columns.options], where) if columns.options else fixed or ()
+    return Row(
+        where,
+        published_text(_as_text(values[columns.text], where), columns.text, where),
+        _output(values[columns.label], columns, options, where),
+        options,
+        attributes={key: _as_text(values[key], where) for key in columns.attributes},
+    )
 
 
 def _row_options(value: object, where: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ FORMS = (
     "unifiedqa:DIR[#SPLIT], hub:NAME[/CONFIG][#SPLIT]"
 )
 # A csv or jsonl file has no splits: all its rows stand under this name.
-ROWS = "rows"
+_ROWS = "rows"
 # The hub's word for dev.
 _SPLIT_NAMES = {"dev": ("dev", "validation"), "validation": ("validation", "dev")}
 # Two letters or more: one letter before a colon is a Windows drive.
@@ -55,14 +55,12 @@ class Found:
         split: The split that was asked for, if any.
         left_out: Which tasks are left out, and why.
         parts: The parts of the partition each task is in, by the task's name.
-        collection: Whether it names a folder of tasks, of which some may be left out.
     """
 
     tasks: tuple[TaskSplits, ...]
     split: str | None = None
     left_out: tuple[str, ...] = ()
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    collection: bool = False
 
 
 def read(
@@ -103,7 +101,7 @@ def read(
     warnings: list[str] = []
     for spec, found in find(specs, request):
         chosen, left_out = _choose(spec, found)
-        tasks += [_ready(task, options) for task in chosen]
+        tasks += chosen if options is None else [with_options(task, options) for task in chosen]
         warnings += [*found.left_out, *left_out]
     check_left_out(tasks, warnings, strict=strict)
     return TaskSet(tuple(tasks), (*warnings, *(plan.warnings if plan else ())))
@@ -149,7 +147,7 @@ def _find(spec: str, request: Request) -> Found:
     if Path(spec).suffix.lower() not in (".csv", ".jsonl"):
         raise ConfigError(f"{spec!r}: cannot be read; the forms supported are {FORMS}")
     task = read_tabular(spec, options=request.options, default_options=request.default_options)
-    return Found((TaskSplits(task.name, task.kind, {ROWS: task}),), ROWS)
+    return Found((TaskSplits(task.name, task.kind, {_ROWS: task}),), _ROWS)
 
 
 def _crossfit(text: str, request: Request) -> Found:
@@ -189,20 +187,20 @@ def _collection(
         except UnusableTaskError as error:
             left_out.append(f"left out: {error}")
     parts = {task.name: wanted[name] for name, task in tasks.items()}
-    return Found(tuple(tasks.values()), None, tuple(left_out), parts, collection=True)
+    return Found(tuple(tasks.values()), None, tuple(left_out), parts)
 
 
 def _unifiedqa(text: str, request: Request) -> Found:
     location = locate(text)
     folders = unifiedqa_folders(Path(location.path))
     tasks = tuple(map(read_unifiedqa, folders))
-    return Found(tasks, location.split or request.split, collection=len(folders) > 1)
+    return Found(tasks, location.split or request.split)
 
 
 def _hub(text: str, request: Request) -> Found:
     location = locate(text)
     split = location.split or request.split
-    return Found((read_hub(location.path, split and split_names(split)),), split)
+    return Found((read_hub(location.path, split and _split_names(split)),), split)
 
 
 _SCHEMES: dict[str, Callable[[str, Request], Found]] = {
@@ -212,7 +210,7 @@ _SCHEMES: dict[str, Callable[[str, Request], Found]] = {
 }
 
 
-def split_names(split: str) -> tuple[str, ...]:
+def _split_names(split: str) -> tuple[str, ...]:
     """The names a split may have in the data, the likeliest first."""
     return _SPLIT_NAMES.get(split, (split,))
 
@@ -222,7 +220,7 @@ def _choose(spec: str, found: Found) -> tuple[list[Task], list[str]]:
     there = list(dict.fromkeys(name for task in found.tasks for name in task.splits))
     if found.split is None:
         raise ConfigError(f"{spec!r}: name a split, such as {spec + '#train'!r}")
-    names = split_names(found.split)
+    names = _split_names(found.split)
     if found.tasks and not set(names) & set(there):
         raise InputDataError(
             f"{spec!r}: there is no split {found.split!r}; the splits are {listed(there)}"
@@ -230,19 +228,11 @@ def _choose(spec: str, found: Found) -> tuple[list[Task], list[str]]:
     chosen = []
     without = []
     for task in found.tasks:
-        splits = [task.splits[name] for name in names if name in task.splits]
-        if splits:
-            warnings = (*splits[0].warnings, *task.warnings)
-            chosen.append(replace(splits[0], warnings=warnings))
-        else:
+        name = next((name for name in names if name in task.splits), None)
+        if name is None:
             without.append(task.name)
-    if not without:
-        return chosen, []
-    return chosen, [
-        f"{counted(len(without), 'task')} left out, without a split {found.split!r}: "
-        f"{', '.join(without)}"
-    ]
-
-
-def _ready(task: Task, options: Sequence[str] | None) -> Task:
-    return task if options is None else with_options(task, options)
+        else:
+            rows = task.splits[name]
+            chosen.append(replace(rows, warnings=(*rows.warnings, *task.warnings)))
+    left_out = f"{counted(len(without), 'task')} left out, without a split {found.split!r}: "
+    return chosen, [left_out + ", ".join(without)] if without else []

@@ -1,6 +1,5 @@
 """A task: texts, the options each can be answered with, and which option is right."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -107,22 +106,6 @@ class Task:
             labels.append(example.label)
         return labels
 
-    def check_trainable(self) -> None:
-        """Check that the task can be learnt: one set of options, all labels, two classes.
-
-        Raises:
-            InputDataError: The options differ, a label is missing, or fewer than two
-                different labels occur.
-        """
-        options = self.options
-        counts = Counter(self.labels)
-        if len(counts) < 2:
-            (only,) = counts
-            raise InputDataError(
-                f"{self.name}: one class only, all {len(self)} rows are labelled "
-                f"{options[only]!r}; add rows of another class"
-            )
-
 
 @dataclass(frozen=True)
 class TaskSplits:
@@ -171,7 +154,7 @@ def with_options(task: Task, options: Sequence[str]) -> Task:
     Raises:
         InputDataError: The options are other ones, or differ from row to row.
     """
-    order = tuple(options)
+    order = tuple(option.strip() for option in options)
     if task.kind is Kind.MULTIPLE_CHOICE:
         raise InputDataError(
             f"{task.name}: every row has options of its own, and the run has fixed ones, "

@@ -158,8 +158,8 @@ def check_trainable(tasks: Sequence[Task]) -> None:
     answers = {example.options[label] for t in tasks for example, label in _labelled(t)}
     if len(answers) < 2:
         raise InputDataError(
-            f"{tasks[0].name}: one class only, all rows are labelled {answers.pop()!r}; "
-            "add rows of another class"
+            f"{tasks[0].name}: one class only, all {sum(map(len, tasks))} rows are labelled "
+            f"{answers.pop()!r}; add rows of another class"
         )
 
 

@@ -159,6 +159,7 @@ def test_crlf_a_byte_order_mark_and_blank_lines_are_read(tmp_path: Path) -> None
         (b"one\ta\ncaf\xe9\tb\n", "line 2: byte 0xe9, which is not UTF-8"),
         ("one\ta\ntwo\ta\n", "desks: one class only"),
         ("one\tw\ntwo\tx\nthree\ty\nfour\tz\n", "desks: the answers look like free text"),
+        ("(A) x (B) y\tx\n", "line 1: there is no question before the options"),
         ("one\tx\ntwo\ty\nthree (A) x (B) y\tz\n", "desks: the answers look like free text"),
     ],
 )

@@ -2,7 +2,7 @@ import builtins
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,9 @@ datasets = pytest.importorskip("datasets")
 
 
 @pytest.fixture(autouse=True)
-def no_cache_of_the_users(
+def nothing_left_behind(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[None]:
     """A cache that must stay empty: what is local leaves nothing behind."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
@@ -106,6 +106,18 @@ def test_a_folder_written_by_save_to_disk_is_read(tmp_path: Path, single: bool) 
     (data if single else datasets.DatasetDict({"train": data})).save_to_disk(str(tmp_path / "mine"))
     (task,) = read(f"hub:{tmp_path}/mine#train")
     assert (task.name, task.options, task.labels) == ("mine", ("a", "b"), [0, 1])
+
+
+def test_splits_that_differ_in_their_columns_are_refused(tmp_path: Path) -> None:
+    datasets.disable_progress_bars()
+    train = datasets.Dataset.from_dict({"text": ["one", "two"], "label": ["a", "b"]})
+    both = datasets.DatasetDict({"train": train, "test": train.remove_columns("label")})
+    both.save_to_disk(str(tmp_path / "mine"))
+    with pytest.raises(InputDataError, match="splits 'train', 'test' differ in their columns"):
+        read(f"hub:{tmp_path}/mine#train")
+    datasets.DatasetDict({}).save_to_disk(str(tmp_path / "none"))
+    with pytest.raises(InputDataError, match="there are no splits in it"):
+        read(f"hub:{tmp_path}/none#train")
 
 
 def test_all_splits_are_in_the_table(tmp_path: Path) -> None:
