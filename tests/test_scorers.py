@@ -1,12 +1,14 @@
 """Scores against plain passes over plain models, and the work that is saved, counted."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tiny_backbones import tiny_decoder
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -199,6 +201,43 @@ def test_similarity_equals_sentence_transformers() -> None:
         cosines = torch.nn.functional.cosine_similarity(text, options).double()
         expected = (20 * cosines).softmax(0).numpy()
         np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
+@pytest.mark.parametrize("older_file", [False, True])
+def test_a_sentence_encoder_is_pooled_as_it_was_trained(
+    mode: str, older_file: bool, tiny_folders: Path, tmp_path: Path
+) -> None:
+    transformer = Transformer(str(tiny_folders / "tiny-encoder"))
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
+    reference = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    reference.save_pretrained(str(tmp_path / "encoder"))
+    if older_file:
+        key = {"cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken"}[mode]
+        (tmp_path / "encoder" / "1_Pooling" / "config.json").write_text(
+            f'{{"word_embedding_dimension": 32, "pooling_mode_{key}": true}}'
+        )
+    backbone = load_backbone(str(tmp_path / "encoder"))
+    posterior = Posterior.pretrained(backbone, "similarity")
+    for example in EXAMPLES:
+        (row,) = posterior.predict([example], draws=0).probabilities
+        text = reference.encode(example.input, convert_to_tensor=True)
+        options = reference.encode(list(example.options), convert_to_tensor=True)
+        cosines = torch.nn.functional.cosine_similarity(text, options).double()
+        np.testing.assert_allclose(row, (20 * cosines).softmax(0).numpy(), atol=1e-5)
+
+
+def test_a_pooling_that_is_not_known_is_refused(tiny_folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folders / "tiny-encoder", tmp_path / "encoder")
+    (folder / "1_Pooling").mkdir()
+    for content, message in (
+        ('{"pooling_mode": "max"}', "pools by max"),
+        ('{"pooling_mode_max_tokens": true}', "pools by max"),
+        ("{}", "none of the known ways"),
+    ):
+        (folder / "1_Pooling" / "config.json").write_text(content)
+        with pytest.raises(UnsupportedError, match=message):
+            load_backbone(str(folder))
 
 
 def test_similarity_embeds_each_label_once_a_draw(

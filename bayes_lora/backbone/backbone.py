@@ -38,11 +38,13 @@ class Backbone(nn.Module):
         model: The pretrained model without its head (an encoder-decoder: with it); it is frozen,
             and its target layers are wrapped in place.
         tokenizer: Its tokenizer.
-        language_model: ``model`` with its language-modelling head, if it has one.
         name: What the user called it: a hub name, a path, or ``minilm``.
         fingerprint: Identifies the pretrained weights (see ``fingerprint``).
         targets: Which layers to adapt, as PEFT's ``target_modules`` (see ``find_layer_groups``).
         max_length: Longest input in tokens; longer ones are cut.
+        language_model: ``model`` with its language-modelling head, if it has one.
+        pooling: How states become one vector: their ``mean``, the ``first`` token's or the
+            ``last`` one's; None for the mean (encoders) or the last (decoders).
 
     Raises:
         ConfigError: No layer matches the targets.
@@ -59,11 +61,13 @@ class Backbone(nn.Module):
         targets: str | Sequence[str] | None = None,
         max_length: int = 256,
         language_model: PreTrainedModel | None = None,
+        pooling: str | None = None,
     ) -> None:
         super().__init__()
         self.groups: list[LayerGroup] = find_layer_groups(model, targets)
         self.model = model.requires_grad_(False).eval()
         self.language_model = language_model
+        self.pooling = pooling or ("last" if self.kind is BackboneKind.DECODER else "mean")
         if language_model is not None:
             language_model.requires_grad_(False).eval()
             self._head = SelectiveHead(language_model.get_output_embeddings())
@@ -92,11 +96,6 @@ class Backbone(nn.Module):
             return BackboneKind.ENCODER_DECODER
         is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         return BackboneKind.ENCODER if is_encoder else BackboneKind.DECODER
-
-    @property
-    def pooling(self) -> str:
-        """How states become one vector: ``mean`` for encoders, ``last`` token for decoders."""
-        return "last" if self.kind is BackboneKind.DECODER else "mean"
 
     @property
     def dtype(self) -> torch.dtype:

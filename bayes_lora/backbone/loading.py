@@ -1,6 +1,7 @@
 """Loading pretrained backbones, and telling one from another."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +19,26 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils.hub import cached_file
 
 from bayes_lora.backbone.backbone import Backbone
-from bayes_lora.errors import ConfigError
+from bayes_lora.errors import BayesLoraError, ConfigError, UnsupportedError
 
 MINILM = "minilm"
 # Of the published sentence-transformers/all-MiniLM-L6-v2; the package could carry anything.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 VALUES_PER_TENSOR = 4096
+# sentence-transformers' file, its older keys, and its names for our ways to pool.
+POOLING_FILE = "1_Pooling/config.json"
+POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+POOLINGS = {"cls": "first", "mean": "mean", "lasttoken": "last"}
 
 
 def load_backbone(
@@ -54,7 +67,10 @@ def load_backbone(
     source = str(_minilm_folder()) if name == MINILM else name
     try:
         loaded, has_head, missing = _load_model(source, dtype, attention)
+        pooling = _pooling(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except BayesLoraError:
+        raise
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
@@ -79,6 +95,7 @@ def load_backbone(
         targets=targets,
         max_length=min(max_length, tokenizer.model_max_length, _positions(loaded.config)),
         language_model=loaded if has_head else None,
+        pooling=pooling,
     )
 
 
@@ -107,6 +124,24 @@ def _load_model(
     head = model.get_output_embeddings() if kind is not AutoModel else None
     of_head = {key for key in missing if model.get_submodule(key.rpartition(".")[0]) is head}
     return model, head is not None and not of_head, missing - of_head
+
+
+def _pooling(source: str) -> str | None:
+    """Read how a sentence encoder was trained to pool, where its folder says so."""
+    file = cached_file(source, POOLING_FILE, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return None
+    described = json.loads(Path(file).read_text(encoding="utf-8"))
+    modes = [mode for key, mode in POOLING_KEYS.items() if described.get(key) is True]
+    # Newer files have one key, with one mode or a list of them.
+    given = described.get("pooling_mode", modes)
+    mode = " and ".join(given) if isinstance(given, list) else str(given)
+    if mode not in POOLINGS:
+        raise UnsupportedError(
+            f"Backbone {source!r} pools by {mode or 'none of the known ways'} ({POOLING_FILE}); "
+            "only the mean, the first token and the last are supported."
+        )
+    return POOLINGS[mode]
 
 
 def _positions(config: PretrainedConfig) -> int:

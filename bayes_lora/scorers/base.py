@@ -116,4 +116,5 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
         return (states * weights).sum(1) / weights.sum(1)
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = (mask * positions).argmax(1)
-    return states[torch.arange(len(states), device=states.device), last]
+    chosen = mask.argmax(1) if pooling == "first" else last
+    return states[torch.arange(len(states), device=states.device), chosen]

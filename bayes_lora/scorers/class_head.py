@@ -22,7 +22,7 @@ class ClassHead(Scorer):
 
     Args:
         options: The labels, in the order of the logits.
-        pooling: ``mean`` over the tokens (encoders) or the ``last`` token (decoders).
+        pooling: ``mean`` over the tokens, the ``first`` token or the ``last``.
     """
 
     options: tuple[str, ...]

@@ -23,7 +23,7 @@ class Similarity(Scorer):
     rows that share a draw), however many rows ask for them.
 
     Args:
-        pooling: How states become one vector: ``mean``, or the ``last`` token's.
+        pooling: ``mean`` over the tokens, the ``first`` token or the ``last``.
         scale: 20 is what MiniLM was trained with (its model card).
     """
 
