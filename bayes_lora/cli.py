@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0 done, 1 a failure of ours, 2 the user's input."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # it would report every try to reach the hub
     arguments = make_parser().parse_args(argv)
     try:
         COMMANDS[arguments.command](arguments)

@@ -80,6 +80,7 @@ class Backbone(nn.Module):
         self.max_length = max_length
         self._active = ActiveUpdates()
         self._checkpointed: set[nn.Module] = set()
+        self._option_tokens: dict[tuple[tuple[str, ...], str, str], list[TokenIds]] = {}
         wrap_layers(model, [n for group in self.groups for n in group.layers], self._active)
         self._check_row_alignment()
 
@@ -153,7 +154,10 @@ class Backbone(nn.Module):
         Raises:
             InputDataError: An option adds no token, an unknown one, or changes those before it.
         """
-        return option_tokens(self.tokenizer, options, after, glue)
+        key = (tuple(options), after, glue)
+        if key not in self._option_tokens:  # asked for by several checks before they are scored
+            self._option_tokens[key] = option_tokens(self.tokenizer, options, after, glue)
+        return self._option_tokens[key]
 
     def collate(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
         """Pad sequences to the longest; ``input_ids`` and ``attention_mask``, ``[B, T]``."""

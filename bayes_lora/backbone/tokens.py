@@ -114,9 +114,10 @@ def option_tokens(
         InputDataError: An option adds no token, an unknown one, or changes those before it.
     """
     before = tokenizer(after, add_special_tokens=False)["input_ids"]
+    texts = [after + glue + option for option in options]
+    whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
     added = []
-    for option in options:
-        ids = tokenizer(after + glue + option, add_special_tokens=False)["input_ids"]
+    for option, ids in zip(options, whole, strict=True):
         if ids[: len(before)] != before:
             raise InputDataError(f"option {option!r} changes the tokens of the text before it")
         added.append(tuple(ids[len(before) :]))
