@@ -109,7 +109,7 @@ class BayesianModel(nn.Module):
         lead = self._particle_shape(values)
         draws = lead.numel()
         if not self.share_rows:
-            batch = repeated(batch, draws)
+            batch = self.scorer.repeat(batch, draws)
         flat = {n: v.reshape(draws, *self.sites[n].shape) for n, v in values.items()}
         logits = self.logits(batch, flat)
         logits = logits.view(*lead[:-1], -1, logits.shape[-1])
@@ -170,11 +170,6 @@ class BayesianModel(nn.Module):
         module = prior.build(start, factor.unit)
         self.priors[parameter_name(name)] = module
         self._prior_of[name] = module
-
-
-def repeated(batch: Batch, copies: int) -> dict[str, Tensor]:
-    """Repeat a batch of one group, so that each copy can have weights of its own."""
-    return {key: torch.cat([value] * copies) for key, value in batch.items()}
 
 
 def parameter_name(site: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayes_lora.backbone import TokenIds
 from bayes_lora.errors import ConfigError
-from bayes_lora.model import BayesianModel, repeated
+from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import Row
 from calibration import entropy
 
@@ -131,13 +131,15 @@ class _Run:
             self.embedded = {ids: i for i, ids in enumerate(shared)}
 
     def _embed(self, sequences: Sequence[TokenIds]) -> Tensor:
+        scorer = self.model.scorer
         embedded: list[Tensor] = [torch.empty(0)] * len(sequences)
         for chunk in _chunks([len(ids) for ids in sequences], self.num_draws, self.budget):
             batch = self.model.backbone.collate([sequences[i] for i in chunk])
             parts = []
             for some, count in self._parts(len(chunk) * batch["input_ids"].shape[1]):
+                copies = {key: torch.cat([value] * count) for key, value in batch.items()}
                 with self.model.under(some):
-                    states = self.model.scorer.embed(self.model.backbone, repeated(batch, count))
+                    states = scorer.embed(self.model.backbone, copies)
                 parts.append(states.unflatten(0, (count, -1)))
             for i, states in zip(chunk, torch.cat(parts).unbind(1), strict=True):
                 embedded[i] = states
@@ -148,9 +150,9 @@ class _Run:
         scorer, backbone = self.model.scorer, self.model.backbone
         batch = scorer.collate(backbone, rows, embedded=self.embedded or None)
         parts, done = [], 0
-        for some, count in self._parts(len(rows) * max(scorer.cost(row) for row in rows)):
+        for some, count in self._parts(len(rows) * max(scorer.cost(backbone, row) for row in rows)):
             table = None if self.table is None else self.table[done : done + count]
-            logits = self.model.logits(repeated(batch, count), some, table).cpu().double()
+            logits = self.model.logits(scorer.repeat(batch, count), some, table).cpu().double()
             parts.append(logits.softmax(-1).view(count, len(rows), -1).numpy())
             done += count
         return np.concatenate(parts)
@@ -165,7 +167,7 @@ class _Run:
 
 def _paged_chunks(run: _Run, rows: Sequence[Row]) -> Iterator[list[int]]:
     """Yield chunks of rows; before a page's first, what its rows share is embedded."""
-    costs = [run.model.scorer.cost(row) for row in rows]
+    costs = [run.model.scorer.cost(run.model.backbone, row) for row in rows]
     for first in range(0, len(rows), ROWS_PER_PAGE):
         page = range(first, min(first + ROWS_PER_PAGE, len(rows)))
         run.share([rows[row] for row in page])

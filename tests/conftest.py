@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_backbones import tiny_decoder, tiny_encoder
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoTokenizer,
     BertConfig,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -20,7 +22,7 @@ from bayes_lora.backbone import Backbone, load_backbone
 from bayes_lora.backbone.loading import _minilm_folder
 
 DATA_VARIABLE = "BAYES_LORA_DATA"
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +72,17 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    # As T5's own: an end token and no other.
+    end = (tokenizer.sep_token, tokenizer.sep_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end[0]}", special_tokens=[end]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token=tokenizer.pad_token,
+        unk_token=tokenizer.unk_token,
+        eos_token=tokenizer.sep_token,
+    ).save_pretrained(folder / "tiny-encoder-decoder")
     return folder
 
 

@@ -20,7 +20,7 @@ from bayes_lora.effects import Effect, Normal
 from bayes_lora.inference.svi import LabelledRows
 from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import Batch, ClassHead
-from bayes_lora.scorers.base import pool
+from bayes_lora.scorers.pooled import pool
 
 D_IN, D_OUT, VOCABULARY = 3, 2, 99
 NOISE, PRIOR = 0.5, 0.7
@@ -57,7 +57,7 @@ class GaussianScorer(ClassHead):
         head: Mapping[str, Tensor],
         shared: Tensor | None = None,
     ) -> Tensor:
-        pooled = pool(backbone.states(batch), batch["attention_mask"], self.pooling)
+        pooled = self.embed_all(backbone, batch, "input")
         return (pooled @ self.direction).unsqueeze(-1)
 
     def label_distribution(self, logits: Tensor) -> dist.TorchDistribution:
@@ -111,7 +111,7 @@ class Problem:
                 self.batch, {SITE: torch.zeros(1, 1, D_OUT, D_IN, dtype=dtype)}
             )
             embedded = pool(
-                backbone.model.embed(self.batch["input_ids"]), self.batch["attention_mask"], "mean"
+                backbone.model.embed(self.batch["input_ids_0"]), self.batch["input_mask_0"], "mean"
             )
         offset = base.squeeze(-1).double().numpy()
         design = np.einsum("o,ni->noi", self.direction.double(), embedded.double())

@@ -235,18 +235,22 @@ def test_accumulated_batches_equal_one_large_batch(tiny_setup: Setup) -> None:
 
 
 def test_checkpointing_changes_memory_and_not_the_fit(setup: Setup, guide: str) -> None:
-    plain = _fit(setup, guide)
+    (plain, plain_calls), (checkpointed, calls) = (
+        _fit_and_count(setup, guide, checkpointing) for checkpointing in (False, True)
+    )
+    assert sum(calls) == 2 * sum(plain_calls), "not every pass was recomputed"
+    for site, value in plain.guide.mean().items():
+        torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=1e-5, rtol=1e-4)
+
+
+def _fit_and_count(setup: Setup, guide: str, checkpointing: bool) -> tuple[Posterior, list[bool]]:
+    """Fit, and note each pass through the first adapted layer in which gradients are wanted."""
     backbone = load_backbone(setup.name)
     calls: list[bool] = []
     first = backbone.model.get_submodule(backbone.groups[0].layers[0])
     first.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    settings = FitSettings(**{**SETTINGS.__dict__, "checkpointing": True})
-    checkpointed = fit(setup.tasks, backbone, scorer=setup.scorer, guide=guide, settings=settings)
-    # Similarity passes twice a step, over inputs and over options.
-    passes = 2 if setup.scorer == "similarity" else 1
-    assert sum(calls) == 2 * passes * settings.length(1), "nothing was recomputed"
-    for site, value in plain.guide.mean().items():
-        torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=1e-5, rtol=1e-4)
+    settings = FitSettings(**{**SETTINGS.__dict__, "checkpointing": checkpointing})
+    return fit(setup.tasks, backbone, scorer=setup.scorer, guide=guide, settings=settings), calls
 
 
 def test_bfloat16_backbone_keeps_a_float32_posterior(setup: Setup, guide: str) -> None:

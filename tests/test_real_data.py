@@ -1,9 +1,14 @@
 """The main job on real sentences and the real MiniLM."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from bayes_lora import FitSettings, Task, fit, load_backbone
+import numpy as np
+import pytest
+
+from bayes_lora import FitSettings, Posterior, Task, fit, load_backbone, read
 from bayes_lora.data import Example
+from bayes_lora.scorers import keep_scorable
 from calibration import accuracy, ece, nll
 
 
@@ -29,6 +34,38 @@ def test_200_sentences_teach_sentiment_and_honesty(data_folder: Path) -> None:
     assert ece(predictions.probabilities, dev.labels) < 0.12
     uncertain = predictions.mutual_information > 0
     assert uncertain.all(), "draws must differ on every row"
+
+
+TASKS = ("emotion", "openbookqa", "rotten_tomatoes", "trec")
+
+
+@pytest.mark.parametrize(
+    ("model", "scorer"), [("minilm", "similarity"), ("tinystories-656K", "likelihood")]
+)
+def test_one_fit_of_four_tasks_beats_zero_shot(data_folder: Path, model: str, scorer: str) -> None:
+    """Classification and multiple choice together; rows of the test files, first and last."""
+    path = model if model == "minilm" else str(data_folder / "causal_lm" / model)
+    zero_shot = Posterior.pretrained(load_backbone(path, max_length=32), scorer)
+    specs = [f"crossfit:{data_folder / 'crossfit_tsv' / task}" for task in TASKS]
+    tasks = read(specs, split="test")
+    tasks = keep_scorable(tasks, zero_shot.config.scorer, zero_shot.model.backbone)
+    assert len(tasks) == len(TASKS)
+    train = [replace(task, examples=task.examples[:200]) for task in tasks]
+    test = [replace(task, examples=task.examples[-60:]) for task in tasks]
+    backbone = load_backbone(path, max_length=32)
+    # Faster than the default, to be done in half a minute.
+    settings = FitSettings(max_steps=50, learning_rate=5e-3)
+    posterior = fit(train, backbone, scorer=scorer, settings=settings)
+    before, after = (_macro_nll(p, test) for p in (zero_shot, posterior))
+    assert after < before - 0.1, (before, after)
+
+
+def _macro_nll(posterior: Posterior, tasks: list[Task]) -> float:
+    values = []
+    for task in tasks:
+        predictions = posterior.predict(task.examples, draws=4)
+        values.append(nll(predictions.probabilities, task.labels))
+    return float(np.mean(values))
 
 
 def test_pretrained_language_models_are_loaded_whole(data_folder: Path) -> None:

@@ -15,8 +15,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MptConfig,
+    OPTConfig,
     PreTrainedTokenizerBase,
 )
 
@@ -36,6 +44,7 @@ from bayes_lora.scorers import (
     keep_scorable,
     make_scorer,
 )
+from bayes_lora.scorers.continuation import fits_in_one_sequence
 
 TEXTS = ["Once upon a time there was a little", "The cat sat on the mat and", "One day"]
 OPTIONS = [
@@ -110,8 +119,7 @@ def test_likelihood_equals_full_logits_over_an_encoder_decoder(tiny_folders: Pat
     for example, text, row in zip(examples, inputs, probabilities, strict=True):
         scores = []
         for option in example.options:
-            ids = tokenizer(option, add_special_tokens=False)["input_ids"]
-            target = torch.tensor([[*ids, tokenizer.sep_token_id]])
+            target = torch.tensor([tokenizer(text_target=option)["input_ids"]])
             encoded = tokenizer(text, return_tensors="pt")["input_ids"]
             with torch.no_grad():  # labels are shifted right by the model itself
                 logits = model(input_ids=encoded, labels=target).logits[0].double()
@@ -304,39 +312,126 @@ def test_the_head_does_at_most_2_percent_of_the_full_vocabularys_work() -> None:
     assert few <= 1e-4 * full
 
 
-class Deaf(LlamaForCausalLM):
-    """A model that ignores the mask it is given, as those with a state of their own do."""
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {"vocab_size": 30522, "intermediate_size": 48}
+# Models that answer to a mask of ours in every way there is: they keep to it; their window, or
+# their positions by place, or the state they carry, does not.
+ARCHITECTURES = {
+    "gpt2": GPT2Config(vocab_size=30522, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "opt": OPTConfig(
+        vocab_size=30522,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        max_position_embeddings=64,
+    ),
+    "mistral, window 8": MistralConfig(
+        **SIZES, **SMALL, num_key_value_heads=2, sliding_window=8, head_dim=8
+    ),
+    "gemma2, soft caps": Gemma2Config(
+        **SIZES, **SMALL, num_key_value_heads=2, sliding_window=4, head_dim=8
+    ),
+    "bloom, no positions": BloomConfig(vocab_size=30522, hidden_size=32, n_layer=2, n_head=4),
+    "mpt, no positions": MptConfig(vocab_size=30522, d_model=32, n_layers=2, n_heads=4),
+}
 
-    def forward(self, attention_mask: object = None, **inputs: object) -> object:
-        return super().forward(attention_mask=None, **inputs)
 
-
-def test_a_model_that_does_not_keep_options_apart_is_refused() -> None:
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_likelihood_is_right_on_every_architecture(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Ragged options and prompts of several lengths in one batch, against a plain loop."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=99,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        use_cache=False,
-    )
-    for kind, raises in ((LlamaForCausalLM, False), (Deaf, True)):
-        model = kind(config)
-        torch.nn.init.normal_(model.model.layers[0].self_attn.o_proj.weight)
+    AutoModelForCausalLM.from_config(ARCHITECTURES[name]).save_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(str(_minilm_folder()))
+    tokenizer.save_pretrained(tmp_path / "model")
+    path = str(tmp_path / "model")
+    backbone = load_backbone(path, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    probabilities = Posterior.pretrained(backbone, "likelihood").predict(EXAMPLES, draws=0)
+    for example, row in zip(EXAMPLES, probabilities.probabilities, strict=True):
+        prompt, options = plain_tokens(tokenizer, example.input, example.options)
+        with torch.no_grad():
+            scores = torch.stack([plain_scores(model, prompt, option) for option in options])
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        expected = scores.softmax(0).numpy()
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=tolerance)
+
+
+def test_models_share_a_prompt_only_where_that_is_right() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(_minilm_folder()))
+    shares = {}
+    for name, config in ARCHITECTURES.items():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
         backbone = Backbone(
-            model.base_model,
-            tiny_decoder().tokenizer,
-            name="x",
-            fingerprint="",
-            language_model=model,
+            model.base_model, tokenizer, name=name, fingerprint="", language_model=model
         )
-        backbone.tokenizer.pad_token_id = 0
-        if raises:
-            with pytest.raises(UnsupportedError, match="does not keep options"):
-                make_scorer("likelihood", backbone, ())
-        else:
-            make_scorer("likelihood", backbone, ())
+        rows = Likelihood().rows(backbone, EXAMPLES)
+        shares[name] = all(fits_in_one_sequence(backbone, row) for row in rows)
+    assert [name for name, shared in shares.items() if shared] == ["gpt2", "opt"]
+
+
+def test_options_need_positions_too(tmp_path: Path) -> None:
+    """Prompt and option together stay within the positions a model has."""
+    torch.manual_seed(0)
+    config = ARCHITECTURES["gpt2"]
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(str(_minilm_folder())).save_pretrained(tmp_path / "model")
+    backbone = load_backbone(str(tmp_path / "model"))
+    options = ("word " * 30, "another " * 20)
+    example = Example(input="many words " * 50, options=options, label=0, where="x")
+    (row,) = Likelihood().rows(backbone, [example])
+    assert row.cut
+    assert len(row.ids) + 30 - 1 <= 64
+    posterior = Posterior.pretrained(backbone, "likelihood")
+    assert np.isfinite(posterior.predict([example], draws=0).probabilities).all()
+    assert "over half" in str(Likelihood().problem(backbone, ("word " * 40, "other")))
+
+
+def test_an_encoder_decoder_with_a_bias_behind_its_head(tmp_path: Path) -> None:
+    """BART's targets begin with a token of their own, so its letters are not one token."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(str(_minilm_folder()))
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        decoder_start_token_id=tokenizer.sep_token_id,
+    )
+    model = BartForConditionalGeneration(config).eval()
+    model.final_logits_bias.normal_()
+    model.save_pretrained(tmp_path / "bart")
+    tokenizer.save_pretrained(tmp_path / "bart")
+    backbone = load_backbone(str(tmp_path / "bart"))
+    posterior = Posterior.pretrained(backbone, "likelihood")
+    probabilities = posterior.predict(EXAMPLES, draws=0).probabilities
+    for example, row in zip(EXAMPLES, probabilities, strict=True):
+        listed = " ".join(f"({c}) {o}" for c, o in zip("ABCD", example.options, strict=False))
+        ids = tokenizer(f"{example.input} \\n {listed}", return_tensors="pt")["input_ids"]
+        scores = []
+        for option in example.options:
+            target = torch.tensor([tokenizer(text_target=option)["input_ids"]])
+            with torch.no_grad():
+                logits = model(input_ids=ids, labels=target).logits[0].double()
+            token_scores = logits.log_softmax(-1)[torch.arange(target.shape[1]), target[0]]
+            scores.append(token_scores.mean())
+        expected = torch.stack(scores).softmax(0).numpy()
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-5)
+    with pytest.raises(InputDataError, match="each letter a token"):
+        Posterior.pretrained(backbone, "likelihood-letter").predict(EXAMPLES, draws=0)
 
 
 def _task(options: tuple[str, ...], kind: Kind = Kind.FIXED_LABELS, name: str = "task") -> Task:

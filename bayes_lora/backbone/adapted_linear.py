@@ -21,21 +21,31 @@ class ActiveUpdates:
 
     def __init__(self) -> None:
         self.by_layer: Mapping[str, list[Update]] = {}
+        self.entries: Tensor | None = None
 
     @contextmanager
-    def use(self, by_layer: Mapping[str, list[Update]]) -> Iterator[None]:
-        """Put ``by_layer`` in force inside the ``with`` block."""
-        previous, self.by_layer = self.by_layer, by_layer
+    def use(
+        self, by_layer: Mapping[str, list[Update]], entries: Tensor | None = None
+    ) -> Iterator[None]:
+        """Put ``by_layer`` in force inside the ``with`` block.
+
+        Args:
+            by_layer: Updates, with factors ``[R, ...]``.
+            entries: Which of the R entries each row uses, int64 ``[B]``; None where the rows are
+                aligned: equally many for each entry, in order.
+        """
+        previous = self.by_layer, self.entries
+        self.by_layer, self.entries = by_layer, entries
         try:
             yield
         finally:
-            self.by_layer = previous
+            self.by_layer, self.entries = previous
 
     def checkpoint_contexts(
         self,
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Contexts for ``torch.utils.checkpoint``: recompute with the updates of this forward."""
-        return nullcontext(), self.use(self.by_layer)
+        return nullcontext(), self.use(self.by_layer, self.entries)
 
 
 class AdaptedLinear(nn.Module):
@@ -62,6 +72,8 @@ class AdaptedLinear(nn.Module):
         return output
 
     def _update(self, x: Tensor, adapter: Adapter, factors: Mapping[str, Tensor]) -> Tensor:
+        if self._active.entries is not None:
+            factors = {name: value[self._active.entries] for name, value in factors.items()}
         value = next(iter(factors.values()))
         if x.shape[0] % value.shape[0]:
             raise ConfigError(

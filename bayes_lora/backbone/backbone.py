@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,8 +15,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from bayes_lora.adapters import Adapter
 from bayes_lora.backbone.adapted_linear import ActiveUpdates, AdaptedLinear, Update, wrap_layers
 from bayes_lora.backbone.head import SelectiveHead
+from bayes_lora.backbone.packing import attention_window, keeps_parts_apart
 from bayes_lora.backbone.targets import LayerGroup, find_layer_groups
-from bayes_lora.backbone.tokens import TokenIds, Tokenized, option_tokens, tokenize
+from bayes_lora.backbone.tokens import (
+    TokenIds,
+    Tokenized,
+    option_tokens,
+    target_tokens,
+    tokenize,
+)
 from bayes_lora.errors import UnsupportedError
 
 # What a backbone is called with: (effect, layer group, factor) to values [R, layers, *shape].
@@ -134,17 +142,24 @@ class Backbone(nn.Module):
             if isinstance(getattr(module, "dropout", None), float):
                 module.dropout = 0.0  # type: ignore[assignment]
 
-    def encode(self, texts: Sequence[str], tails: Sequence[str] | None = None) -> list[Tokenized]:
+    def encode(
+        self,
+        texts: Sequence[str],
+        tails: Sequence[str] | None = None,
+        reserves: Sequence[int] | None = None,
+    ) -> list[Tokenized]:
         """Turn texts into token ids of at most ``max_length``, not yet padded.
 
         Args:
             texts: Texts, each cut where it is too long; of a text in parts, the longest is cut.
             tails: What follows each text and is never cut.
+            reserves: How many tokens are to be left free behind each.
 
         Raises:
             ConfigError: A tail leaves no room for its text.
         """
-        return tokenize(self.tokenizer, texts, tails or [""] * len(texts), self.max_length)
+        lengths = [self.max_length - reserve for reserve in reserves or [0] * len(texts)]
+        return tokenize(self.tokenizer, texts, tails or [""] * len(texts), lengths)
 
     def encode_options(
         self, options: Sequence[str], after: str = "", glue: str = ""
@@ -158,6 +173,24 @@ class Backbone(nn.Module):
         if key not in self._option_tokens:  # asked for by several checks before they are scored
             self._option_tokens[key] = option_tokens(self.tokenizer, options, after, glue)
         return self._option_tokens[key]
+
+    def encode_targets(self, options: Sequence[str]) -> list[TokenIds]:
+        """Give the tokens of each option as an encoder-decoder's target, special ones included.
+
+        Raises:
+            InputDataError: An option has no token but special ones, or an unknown one.
+        """
+        return target_tokens(self.tokenizer, options)
+
+    @cached_property
+    def keeps_parts_apart(self) -> bool:
+        """Whether several continuations of a prompt can share a sequence."""
+        return keeps_parts_apart(self)
+
+    @property
+    def attention_window(self) -> int | None:
+        """The least number of tokens any layer sees back, None for all."""
+        return attention_window(self.model.config)
 
     def collate(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
         """Pad sequences to the longest; ``input_ids`` and ``attention_mask``, ``[B, T]``."""
@@ -197,6 +230,17 @@ class Backbone(nn.Module):
         with self._active.use(self._by_layer(factors, adapters)):
             yield
 
+    @contextmanager
+    def rows_using(self, entries: Tensor | None) -> Iterator[None]:
+        """Let row i of the passes in the ``with`` block use entry ``entries[i]`` of ``adapted``.
+
+        Args:
+            entries: int64 ``[B]``; rows need not be in order or equally many for each entry. None:
+                they are.
+        """
+        with self._active.use(self._active.by_layer, entries):
+            yield
+
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run an encoder or a decoder; last hidden states, ``[B, T, hidden_size]``."""
         return self.model(**inputs).last_hidden_state
@@ -228,8 +272,11 @@ class Backbone(nn.Module):
         given: dict[str, Any] = dict(inputs)
         if encoder_states is not None:
             given["encoder_outputs"] = BaseModelOutput(last_hidden_state=encoder_states)
-        with self._head.only(needed, tokens):
+        # A bias added behind the head (BART's) has the whole vocabulary's size.
+        behind = tokens is not None and hasattr(self.language_model, "final_logits_bias")
+        with self._head.only(needed, None if behind else tokens):
             logits = self.language_model(**given).logits
+        logits = logits[:, tokens] if behind else logits
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _check_row_alignment(self) -> None:

@@ -25,7 +25,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     tails: Sequence[str],
-    max_length: int,
+    lengths: Sequence[int],
 ) -> list[Tokenized]:
     """Tokenize each text with its tail, with the model's special tokens.
 
@@ -34,7 +34,7 @@ def tokenize(
         texts: Texts; where one is too long, the ends of its longest parts are cut, so that the
             shorter part of a pair is kept. Parts are separated by ``SEPARATORS``.
         tails: What follows each text and is never cut.
-        max_length: Most tokens.
+        lengths: Most tokens of each.
 
     Raises:
         ConfigError: A tail leaves no room for its text.
@@ -43,8 +43,8 @@ def tokenize(
     ids = tokenizer(full, truncation=False, verbose=False)["input_ids"]
     return [
         Tokenized(tuple(ids[i]))
-        if len(ids[i]) <= max_length
-        else Tokenized(_cut(tokenizer, texts[i], tails[i], max_length), cut=True)
+        if len(ids[i]) <= lengths[i]
+        else Tokenized(_cut(tokenizer, texts[i], tails[i], lengths[i]), cut=True)
         for i in range(len(texts))
     ]
 
@@ -54,19 +54,21 @@ def _cut(tokenizer: PreTrainedTokenizerBase, text: str, tail: str, max_length: i
         raise UnsupportedError("A text is too long and this tokenizer cannot say where to cut it.")
     encoded = tokenizer(text + tail, return_offsets_mapping=True, verbose=False)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    parts: list[list[int]] = [
-        # Special tokens stand at no place in the text: their offsets are empty.
-        [i for i, (start, end) in enumerate(offsets) if first <= start < end <= last]
-        for first, last in _part_spans(text)
-    ]
-    lengths = _shortened([len(part) for part in parts], len(ids) - max_length)
-    if lengths is None:
-        raise ConfigError(
-            f"max_length {max_length} leaves no room for the text: what must follow it is "
-            f"{len(tokenizer(tail)['input_ids'])} tokens long. Give a larger one."
-        )
-    dropped = {i for part, kept in zip(parts, lengths, strict=True) for i in part[kept:]}
-    return tuple(token for i, token in enumerate(ids) if i not in dropped)
+    # The parts alone, or, where separators fill the text, all of it.
+    for spans in (_part_spans(text), [(0, len(text))]):
+        parts: list[list[int]] = [
+            # Special tokens stand at no place in the text: their offsets are empty.
+            [i for i, (start, end) in enumerate(offsets) if first <= start < end <= last]
+            for first, last in spans
+        ]
+        lengths = _shortened([len(part) for part in parts], len(ids) - max_length)
+        if lengths is not None:
+            dropped = {i for part, kept in zip(parts, lengths, strict=True) for i in part[kept:]}
+            return tuple(token for i, token in enumerate(ids) if i not in dropped)
+    raise ConfigError(
+        f"max_length {max_length} leaves no room for the text: what must follow it is "
+        f"{len(tokenizer(tail)['input_ids'])} tokens long. Give a larger one."
+    )
 
 
 def _part_spans(text: str) -> list[tuple[int, int]]:
@@ -97,6 +99,23 @@ def _shortened(lengths: list[int], excess: int) -> list[int] | None:
             kept[i] += 1
             spare -= 1
     return kept
+
+
+def target_tokens(tokenizer: PreTrainedTokenizerBase, options: Sequence[str]) -> list[TokenIds]:
+    """Give the tokens of each option as the target of an encoder-decoder, as it was trained.
+
+    Raises:
+        InputDataError: An option has no token but special ones, or an unknown one.
+    """
+    targets = [tuple(ids) for ids in tokenizer(text_target=list(options))["input_ids"]]
+    unknown = tokenizer.unk_token_id
+    special = {*tokenizer.all_special_ids} - {unknown}
+    for option, ids in zip(options, targets, strict=True):
+        if special.issuperset(ids):
+            raise InputDataError(f"option {option!r} has no tokens in this model's vocabulary")
+        if unknown is not None and unknown in ids:
+            raise InputDataError(f"option {option!r} has a token this model does not know")
+    return targets
 
 
 def option_tokens(

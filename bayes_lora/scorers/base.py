@@ -50,8 +50,8 @@ class Scorer(ABC):
         """Turn examples that can be scored into token ids."""
 
     @abstractmethod
-    def cost(self, row: Row) -> int:
-        """Count the tokens a row adds to a forward pass."""
+    def cost(self, backbone: Backbone, row: Row) -> int:
+        """Count the tokens a row adds to a forward pass, or what costs as much memory."""
 
     @abstractmethod
     def collate(
@@ -71,8 +71,7 @@ class Scorer(ABC):
                 None to have it encoded with the rows.
 
         Returns:
-            Tensors whose first dimension counts R groups of equal size, so that batches of one
-            collation can be concatenated.
+            Tensors, of which ``repeat`` makes copies.
         """
 
     def shared(self, rows: Sequence[Row]) -> list[TokenIds]:
@@ -104,17 +103,10 @@ class Scorer(ABC):
             has no such option.
         """
 
+    def repeat(self, batch: Batch, copies: int) -> Batch:
+        """Repeat a batch of one group, so that each copy can have weights of its own."""
+        return {key: torch.cat([value] * copies) for key, value in batch.items()}
+
     def label_distribution(self, logits: Tensor) -> dist.TorchDistribution:
         """Return the distribution of a label given its row's logits."""
         return dist.Categorical(logits=logits)
-
-
-def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Reduce ``[B, T, d]`` to ``[B, d]``, over real tokens only (either padding side)."""
-    if pooling == "mean":
-        weights = mask.unsqueeze(-1).to(states.dtype)
-        return (states * weights).sum(1) / weights.sum(1)
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (mask * positions).argmax(1)
-    chosen = mask.argmax(1) if pooling == "first" else last
-    return states[torch.arange(len(states), device=states.device), chosen]

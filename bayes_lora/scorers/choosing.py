@@ -8,7 +8,7 @@ from bayes_lora.data import Example, Kind, Task, TaskSet
 from bayes_lora.errors import ConfigError, InputDataError, UnsupportedError
 from bayes_lora.scorers.base import Scorer
 from bayes_lora.scorers.class_head import ClassHead
-from bayes_lora.scorers.likelihood import LetterLikelihood, Likelihood, check_packing
+from bayes_lora.scorers.likelihood import LetterLikelihood, Likelihood
 from bayes_lora.scorers.similarity import Similarity
 
 SCORERS: dict[str, type[Scorer]] = {
@@ -60,9 +60,7 @@ def make_scorer(name: str, backbone: Backbone, tasks: Sequence[Task]) -> Scorer:
                 f"The scorer {name!r} needs a language model with its head, and backbone "
                 f"{backbone.name!r} is none: use similarity or class-head."
             )
-        scorer = Likelihood() if name == "likelihood" else LetterLikelihood()
-        check_packing(backbone)
-        return scorer
+        return Likelihood() if name == "likelihood" else LetterLikelihood()
     if backbone.kind is BackboneKind.ENCODER_DECODER:
         raise UnsupportedError(
             f"The scorer {name!r} needs an encoder or a decoder, and backbone "
@@ -138,6 +136,8 @@ def check_scorable(scorer: Scorer, backbone: Backbone, examples: Sequence[Exampl
     """
     first = {example.options: example for example in reversed(examples)}
     for options, example in first.items():
+        if len(set(options)) < max(2, len(options)):
+            raise InputDataError(f"{example.where}: two options or more that differ are needed")
         problem = scorer.problem(backbone, options)
         if problem:
             raise InputDataError(f"{example.where}: {problem}")

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, TokenIds
 from bayes_lora.data import Example
-from bayes_lora.scorers.base import Batch, Row, Scorer, pool
+from bayes_lora.scorers.base import Batch, Row
+from bayes_lora.scorers.pooled import PooledScorer, collate_inputs
 
 
 @dataclass(frozen=True)
-class ClassHead(Scorer):
+class ClassHead(PooledScorer):
     """A Bayesian linear head on pooled states, for one fixed label set.
 
     Pooled states are scaled to root mean square 1 (norm ``sqrt(hidden_size)``), so that prior
@@ -55,7 +56,7 @@ class ClassHead(Scorer):
         encoded = backbone.encode([example.input for example in examples])
         return [Row(tokens.ids, cut=tokens.cut) for tokens in encoded]
 
-    def cost(self, row: Row) -> int:
+    def cost(self, backbone: Backbone, row: Row) -> int:
         """Count the input's tokens."""
         return len(row.ids)
 
@@ -66,8 +67,8 @@ class ClassHead(Scorer):
         groups: int = 1,
         embedded: Mapping[TokenIds, int] | None = None,
     ) -> Batch:
-        """Pad the inputs: ``input_ids`` and ``attention_mask``."""
-        return backbone.collate([row.ids for row in rows])
+        """Pad the inputs."""
+        return collate_inputs(backbone, rows, groups)
 
     def logits(
         self,
@@ -78,8 +79,8 @@ class ClassHead(Scorer):
     ) -> Tensor:
         """Pool, normalise, and apply each group of rows' own head."""
         weight, bias = head["weight"], head["bias"]
-        pooled = pool(backbone.states(batch), batch["attention_mask"], self.pooling)
-        features = F.normalize(pooled.to(weight.dtype), dim=-1) * pooled.shape[-1] ** 0.5
-        groups = features.view(weight.shape[0], -1, features.shape[-1])
-        scores = torch.baddbmm(bias.unsqueeze(1), groups, weight.transpose(1, 2))
+        pooled = self.embed_all(backbone, batch, "input").to(weight.dtype)
+        features = F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
+        by_draw = features.unflatten(0, (len(weight), -1))
+        scores = torch.baddbmm(bias.unsqueeze(1), by_draw, weight.transpose(1, 2))
         return scores.reshape(-1, len(self.options))

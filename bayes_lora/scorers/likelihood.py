@@ -10,12 +10,20 @@ from torch import Tensor
 from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, BackboneKind, TokenIds
 from bayes_lora.data import Example
-from bayes_lora.errors import InputDataError, UnsupportedError
+from bayes_lora.errors import InputDataError
 from bayes_lora.scorers.base import Batch, Row, Scorer
-from bayes_lora.scorers.continuation import packed, run_decoder, run_encoder_decoder
+from bayes_lora.scorers.continuation import (
+    fits_in_one_sequence,
+    packed,
+    packed_length,
+    run_decoder,
+    run_encoder_decoder,
+    separate,
+)
 from bayes_lora.scorers.padding import padded_twice
 
 ANSWER = "\nAnswer:"  # where a decoder's prompt ends
+LOGITS_PER_TOKEN = 4096  # about as many floats as a token's states take in a small model
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,10 @@ class Likelihood(Scorer):
     vocabulary's normaliser is then the same for all and cancels.
 
     A decoder reads ``input``, a new line and ``Answer:``, once for all options: these follow in
-    one sequence, each blind to the others. An encoder-decoder reads the input with its options
-    listed as in UnifiedQA, encoded once for all options, and its options end with its end token.
+    one sequence, each blind to the others. Where a model cannot do that (it takes no positions,
+    carries a state along, or sees less far than the sequence is long), each option gets a
+    sequence of its own. An encoder-decoder reads the input with its options listed as in
+    UnifiedQA, encoded once for all options; these are its targets, special tokens included.
     """
 
     def factors(self, hidden_size: int) -> dict[str, Factor]:
@@ -37,11 +47,14 @@ class Likelihood(Scorer):
         return {"log_scale": Factor((1,), unit=0.5, starts_at_zero=True)}
 
     def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
-        """Say which option has no (known) tokens, or is how another one begins."""
+        """Say which option has no (known) tokens, is too long, or is how another one begins."""
         try:
             _, tokens = self._options(backbone, options)
         except InputDataError as error:
             return str(error)
+        longest = max(map(len, tokens))
+        if longest > backbone.max_length // 2:
+            return f"an option is {longest} tokens long, over half of max_length"
         for i, short in enumerate(tokens):
             for j, other in enumerate(tokens):
                 if i != j and other[: len(short)] == short:
@@ -60,23 +73,28 @@ class Likelihood(Scorer):
         tails = [
             tail + options[e.options][0] for (_, tail), e in zip(prompts, examples, strict=True)
         ]
-        encoded = backbone.encode([text for text, _ in prompts], tails)
+        # What is read of an option needs positions too.
+        reserves = [max(map(len, options[example.options][1])) - 1 for example in examples]
+        encoded = backbone.encode([text for text, _ in prompts], tails, reserves)
         return [
             Row(_open_ended(backbone, tokens.ids), options[example.options][1], tokens.cut)
             for tokens, example in zip(encoded, examples, strict=True)
         ]
 
-    def cost(self, row: Row) -> int:
-        """Count the prompt's tokens, and those of the options that are read."""
-        return len(row.ids) + sum(len(option) - 1 for option in row.options)
+    def cost(self, backbone: Backbone, row: Row) -> int:
+        """Count the tokens that are read, and logits over the vocabulary as some more."""
+        tokens = packed_length(row)
+        if backbone.kind is BackboneKind.ENCODER_DECODER or not fits_in_one_sequence(backbone, row):
+            tokens = sum(len(row.ids) + len(option) - 1 for option in row.options)
+        scored = tokens - len(row.ids) + 1
+        return tokens + scored * backbone.model.config.vocab_size // LOGITS_PER_TOKEN
 
     def _options(
         self, backbone: Backbone, options: tuple[str, ...]
     ) -> tuple[str, tuple[TokenIds, ...]]:
         """Return how a prompt must end before these options, and the tokens they add to it."""
         if backbone.kind is BackboneKind.ENCODER_DECODER:
-            end = backbone.model.config.eos_token_id
-            return "", tuple((*ids, end) for ids in backbone.encode_options(options))
+            return "", tuple(backbone.encode_targets(options))
         return _after_answer(backbone, options)
 
     def _prompt(self, backbone: Backbone, example: Example) -> tuple[str, str]:
@@ -95,7 +113,8 @@ class Likelihood(Scorer):
         """Pad prompts and options; a decoder's options follow the prompt in its sequence."""
         options = padded_twice([row.options for row in rows])
         if backbone.kind is BackboneKind.DECODER:
-            batch = packed(backbone, rows)
+            together = all(fits_in_one_sequence(backbone, row) for row in rows)
+            batch = (packed if together else separate)(backbone, rows)
         else:
             start = backbone.model.config.decoder_start_token_id
             reads = [[[start, *option[:-1]] for option in row.options] for row in rows]
@@ -139,6 +158,9 @@ class LetterLikelihood(Likelihood):
             return str(error)
         if max(map(len, letters)) > 1 or len(set(letters)) < len(letters):
             return "this model's tokenizer does not make each letter a token of its own"
+        length = len(backbone.tokenizer(listed(options))["input_ids"])
+        if length > backbone.max_length // 2:
+            return f"its options together are {length} tokens long, over half of max_length"
         return None
 
     def _options(
@@ -146,7 +168,7 @@ class LetterLikelihood(Likelihood):
     ) -> tuple[str, tuple[TokenIds, ...]]:
         letters = tuple(ascii_uppercase[: len(options)])
         if backbone.kind is BackboneKind.ENCODER_DECODER:
-            return "", tuple(backbone.encode_options(letters))
+            return "", tuple(ids[:-1] for ids in backbone.encode_targets(letters))
         return _after_answer(backbone, letters, longest=1)
 
     def _prompt(self, backbone: Backbone, example: Example) -> tuple[str, str]:
@@ -194,28 +216,3 @@ def with_options_listed(example: Example) -> str:
     """Write an input in UnifiedQA's encoding: question, options, passage."""
     question, *passage = example.input.split(" \\n ", 1)
     return " \\n ".join(part for part in (question, listed(example.options), *passage) if part)
-
-
-def check_packing(backbone: Backbone) -> None:
-    """Check that options in one sequence do not see each other, on a toy example.
-
-    Some models ignore masks or positions they are given; their scores would be silently wrong.
-
-    Raises:
-        UnsupportedError: This is one of them.
-    """
-    row = Row((1, 2, 3, 4), ((5, 6, 7), (8, 9), (7, 5)))
-    alone = [Row(row.ids, (option,)) for option in row.options]
-    scorer = Likelihood()
-    head = {"log_scale": torch.zeros(1, 1, device=backbone.device)}
-    with torch.inference_mode():
-        together = scorer.logits(backbone, scorer.collate(backbone, [row]), head)[0]
-        separate = torch.cat(
-            [scorer.logits(backbone, scorer.collate(backbone, [own]), head)[0] for own in alone]
-        )
-    tolerance = 1e-3 if backbone.dtype in (torch.float32, torch.float64) else 0.1
-    if not torch.allclose(together, separate, atol=tolerance, rtol=tolerance):
-        raise UnsupportedError(
-            f"Backbone {backbone.name!r} does not keep options in one sequence apart, so it "
-            "cannot score them by likelihood: use similarity, or another backbone."
-        )

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, TokenIds
 from bayes_lora.data import Example
-from bayes_lora.scorers.base import Batch, Row, Scorer, pool
+from bayes_lora.scorers.base import Batch, Row
 from bayes_lora.scorers.padding import padded
+from bayes_lora.scorers.pooled import PooledScorer, collate_inputs, in_blocks
 
 
 @dataclass(frozen=True)
-class Similarity(Scorer):
+class Similarity(PooledScorer):
     """``scale * exp(log_scale) * cos(input, option)``, as sentence encoders are trained.
 
     Needs no example of a label to know it by its name, so it works before any fit and for options
@@ -46,13 +47,15 @@ class Similarity(Scorer):
         """Tokenize inputs and options, each distinct option once."""
         inputs = backbone.encode([example.input for example in examples])
         texts = list(dict.fromkeys(option for example in examples for option in example.options))
-        ids = dict(zip(texts, (tokens.ids for tokens in backbone.encode(texts)), strict=True))
-        return [
-            Row(tokens.ids, tuple(ids[option] for option in example.options), tokens.cut)
-            for tokens, example in zip(inputs, examples, strict=True)
-        ]
+        encoded = dict(zip(texts, backbone.encode(texts), strict=True))
+        rows = []
+        for tokens, example in zip(inputs, examples, strict=True):
+            options = [encoded[option] for option in example.options]
+            cut = tokens.cut or any(option.cut for option in options)
+            rows.append(Row(tokens.ids, tuple(option.ids for option in options), cut))
+        return rows
 
-    def cost(self, row: Row) -> int:
+    def cost(self, backbone: Backbone, row: Row) -> int:
         """Count the input's tokens; the options' are shared."""
         return len(row.ids)
 
@@ -63,34 +66,33 @@ class Similarity(Scorer):
         groups: int = 1,
         embedded: Mapping[TokenIds, int] | None = None,
     ) -> Batch:
-        """Pad inputs and each group's distinct options; ``option_index [B, K]``, -1 for none."""
-        batch = backbone.collate([row.ids for row in rows])
+        """Pad inputs and each group's distinct options; ``which [B, K]``, -1 for no option."""
+        batch = collate_inputs(backbone, rows, groups)
         if embedded is not None:
-            index = [[embedded[option] for option in row.options] for row in rows]
-            return batch | {"option_index": padded(index).to(backbone.device)}
+            which = [[embedded[option] for option in row.options] for row in rows]
+            return batch | {"which": padded(which).to(backbone.device)}
+        places: dict[tuple[int, TokenIds], int] = {}
         size = len(rows) // groups
-        distinct = [self.shared(rows[i : i + size]) for i in range(0, len(rows), size)]
-        most = max(len(options) for options in distinct)
-        sequences = [ids for own in distinct for ids in own + own[:1] * (most - len(own))]
-        index = [
-            [distinct[i // size].index(option) for option in row.options]
+        which = [
+            [places.setdefault((i // size, option), len(places)) for option in row.options]
             for i, row in enumerate(rows)
         ]
-        options = backbone.collate(sequences)
-        return batch | {
-            "option_ids": options["input_ids"],
-            "option_mask": options["attention_mask"],
-            "option_index": padded(index).to(backbone.device),
-        }
+        options = in_blocks(
+            backbone, [ids for _, ids in places], [group for group, _ in places], "option"
+        )
+        return batch | options | {"which": padded(which).to(backbone.device)}
+
+    def repeat(self, batch: Batch, copies: int) -> Batch:
+        """Repeat a batch of one group; each copy's rows ask for its own options."""
+        repeated = dict(super().repeat(batch, copies))
+        which = batch["which"]
+        step = sum(len(value) for key, value in batch.items() if key.startswith("option_place_"))
+        moved = [torch.where(which < 0, which, which + i * step) for i in range(copies)]
+        return repeated | {"which": torch.cat(moved)}
 
     def shared(self, rows: Sequence[Row]) -> list[TokenIds]:
         """List the distinct options."""
         return list(dict.fromkeys(option for row in rows for option in row.options))
-
-    def embed(self, backbone: Backbone, inputs: Batch) -> Tensor:
-        """Pool and normalise, ``[B, hidden_size]``, float32 or wider."""
-        pooled = pool(backbone.states(inputs), inputs["attention_mask"], self.pooling)
-        return F.normalize(pooled if pooled.dtype == torch.float64 else pooled.float(), dim=-1)
 
     def logits(
         self,
@@ -101,13 +103,14 @@ class Similarity(Scorer):
     ) -> Tensor:
         """Embed inputs and options, and scale their cosines."""
         scale = self.scale * head["log_scale"].exp()  # [R, 1]
-        groups = len(scale)
-        own = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        inputs = self.embed(backbone, own).unflatten(0, (groups, -1))
+        inputs = F.normalize(self.embed_all(backbone, batch, "input"), dim=-1)
+        which = batch["which"].clamp(min=0)
         if shared is None:
-            texts = {"input_ids": batch["option_ids"], "attention_mask": batch["option_mask"]}
-            shared = self.embed(backbone, texts).unflatten(0, (groups, -1))
-        cosines = torch.bmm(inputs, shared.transpose(1, 2))  # [R, rows each, options]
-        cosines = (cosines * scale.unsqueeze(-1)).flatten(0, 1)
-        index = batch["option_index"]
-        return cosines.gather(1, index.clamp(min=0)).masked_fill(index < 0, -torch.inf)
+            options = F.normalize(self.embed_all(backbone, batch, "option"), dim=-1)
+            cosines = torch.einsum("bd,bkd->bk", inputs, options[which])
+        else:
+            by_draw = inputs.unflatten(0, (len(scale), -1))
+            products = torch.bmm(by_draw, F.normalize(shared, dim=-1).transpose(1, 2))
+            cosines = products.flatten(0, 1).gather(1, which)
+        logits = cosines * scale.repeat_interleave(len(cosines) // len(scale), 0)
+        return logits.masked_fill(batch["which"] < 0, -torch.inf)

@@ -41,7 +41,21 @@ from bayes_lora.scorers import Likelihood, Row
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 ROWS, WORDS, PROMPTS, PROMPT_TOKENS, OPTIONS, OPTION_TOKENS = 1000, 62, 32, 128, 4, 3
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-VOCABULARY = "time people way day man thing woman life child world school state family".split()
+VOCABULARY = [
+    "time",
+    "people",
+    "way",
+    "day",
+    "man",
+    "thing",
+    "woman",
+    "life",
+    "child",
+    "world",
+    "school",
+    "state",
+    "family",
+]
 Work = Callable[[], object]
 
 

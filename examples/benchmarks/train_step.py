@@ -28,6 +28,7 @@ from common import describe_run, write_json
 from bayes_lora import LoRA, Task, load_backbone, unlabelled
 from bayes_lora.inference.fit import DEFAULTS, make_config
 from bayes_lora.inference.svi import SVIModule
+from bayes_lora.scorers import Row
 
 ROWS, TOKENS, RANK, MEMORY_STEPS = 32, 64, 8, 6
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,10 +45,13 @@ def batch() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 def make_step(variant: str, backbone: str) -> Step:
     draws = VARIANTS[variant]
-    module = ours(backbone, draws) if draws else peft_lora(backbone)
+    inputs, labels = batch()
+    if draws:
+        module, inputs = ours(backbone, draws, inputs["input_ids"])
+    else:
+        module = peft_lora(backbone)
     parameters = [value for value in module.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    inputs, labels = batch()
 
     def step() -> None:
         loss = module(labels=labels, **inputs)["loss"]
@@ -69,7 +73,9 @@ def peft_lora(backbone: str) -> torch.nn.Module:
     return get_peft_model(model, config).to(DEVICE).eval()  # eval: no dropout, as ours
 
 
-def ours(backbone: str, draws: int) -> torch.nn.Module:
+def ours(
+    backbone: str, draws: int, ids: torch.Tensor
+) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     loaded = load_backbone(backbone).to(DEVICE)
     task = Task("rows", tuple(unlabelled(["a row"] * 500, ("a", "b"))))
     config = make_config(
@@ -82,7 +88,8 @@ def ours(backbone: str, draws: int) -> torch.nn.Module:
     )
     model, guide = config.build(loaded)
     model.share_rows = True
-    return SVIModule(model, guide, draws)
+    rows = [Row(tuple(row)) for row in ids.tolist()]
+    return SVIModule(model, guide, draws), config.scorer.collate(loaded, rows, groups=draws)
 
 
 def time_steps(backbone: str, steps: int) -> dict[str, list[float]]:
