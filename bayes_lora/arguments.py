@@ -99,9 +99,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         choices=[name for name in SCORERS if name != "class-head"],
         help="of a backbone (default: similarity for an encoder, else likelihood)",
     )
-    parser.add_argument(
-        "--max-length", type=_positive, default=256, help="of a backbone: tokens (default 256)"
-    )
+    parser.add_argument("--max-length", type=_positive, help="of a backbone: tokens (default 256)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the backbone (default: the fit's)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
 

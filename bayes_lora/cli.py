@@ -17,13 +17,13 @@ from transformers.utils import logging as transformers_logging
 
 from bayes_lora.adapters import ADAPTERS, Adapter
 from bayes_lora.arguments import make_parser
-from bayes_lora.backbone import Backbone, load_backbone
+from bayes_lora.backbone import MINILM, Backbone, load_backbone
 from bayes_lora.data import Kind, TaskSet, inspect, read
 from bayes_lora.demo import run_demo
 from bayes_lora.errors import BayesLoraError, ConfigError, FitError, check_seed
 from bayes_lora.files import check_file
 from bayes_lora.inference import FitSettings, fit
-from bayes_lora.inference.fit import DEFAULTS, check_trainable
+from bayes_lora.inference.fit import DEFAULTS, check_trainable, label_sets
 from bayes_lora.output import write_predictions
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import CONFIG_FILE, check_free
@@ -109,7 +109,10 @@ def _predict(arguments: argparse.Namespace) -> None:
         posterior = _load_run(arguments)
     else:
         posterior = _load_pretrained(arguments)
-    labels = {"options" if posterior.fixed_options else "default_options": posterior.options}
+    if posterior.reads_options:
+        labels: dict[str, Any] = {"label_sets": posterior.config.label_sets}
+    else:
+        labels = {"options": posterior.options}
     tasks = _read(arguments, arguments.data, "test", **labels)
     scorer, backbone = posterior.config.scorer, posterior.model.backbone
     tasks = keep_scorable(tasks, scorer, backbone, strict=arguments.strict)
@@ -144,40 +147,45 @@ def _report(arguments: argparse.Namespace) -> None:
 def _read(
     arguments: argparse.Namespace, specs: Sequence[str], split: str, **labels: Any
 ) -> TaskSet:
-    default_part = {"train": "train", "dev": "train", "test": "test"}[split]
-    part = (arguments.part or default_part) if arguments.partition else None
+    default_part = ("test" if split == "test" else "train") if arguments.partition else None
     return read(
         specs,
         split=split,
         partition=arguments.partition,
-        part=part,
+        part=arguments.part or default_part,
         strict=arguments.strict,
         **labels,
     )
 
 
 def _read_dev(arguments: argparse.Namespace, tasks: TaskSet) -> TaskSet:
-    """Read ``--dev``; where training has one label set, its labels must be of it."""
-    fixed = all(task.kind is Kind.FIXED_LABELS for task in tasks)
-    sets = {task.options for task in tasks} if fixed else set()
-    return _read(arguments, arguments.dev, "dev", options=sets.pop() if len(sets) == 1 else None)
+    """Read ``--dev``; where training has one label set and no more, its labels must be of it."""
+    sets = label_sets(tasks)
+    if len(sets) == 1 and all(task.kind is Kind.FIXED_LABELS for task in tasks):
+        return _read(arguments, arguments.dev, "dev", options=sets[0])
+    return _read(arguments, arguments.dev, "dev", label_sets=sets)
 
 
 def _load(name: str, arguments: argparse.Namespace) -> Backbone:
     dtype = DTYPES[arguments.dtype or "float32"]
     targets = _targets(getattr(arguments, "targets", None))
-    return load_backbone(name, targets=targets, dtype=dtype, max_length=arguments.max_length)
+    return load_backbone(name, targets=targets, dtype=dtype, max_length=arguments.max_length or 256)
 
 
 def _load_run(arguments: argparse.Namespace) -> Posterior:
-    if arguments.scorer:
-        raise ConfigError("--scorer is for a backbone: a run keeps the scorer it was fitted with.")
+    for flag, value in (("scorer", arguments.scorer), ("max-length", arguments.max_length)):
+        if value is not None:
+            raise ConfigError(f"--{flag} is for a backbone: a run keeps the one of its fit.")
     dtype = DTYPES[arguments.dtype] if arguments.dtype else None
     return Posterior.from_pretrained(arguments.run_folder, backbone=arguments.model, dtype=dtype)
 
 
 def _load_pretrained(arguments: argparse.Namespace) -> Posterior:
     name = arguments.run_folder
+    if arguments.model:
+        raise ConfigError(f"--model is for a run, and there is no {CONFIG_FILE} in {name!r}.")
+    if not Path(name).exists() and name != MINILM:
+        print(f"{name!r} is not here: looking for a backbone of that name on the hub")
     try:
         backbone = _load(name, arguments)
     except ConfigError as error:

@@ -60,7 +60,7 @@ class Posterior:
             guide="mle",
             effects=(),
             head_prior=Normal(),
-            options=None,
+            label_sets=(),
             num_rows=1,
             kl_weight=1.0,
             seed=0,
@@ -69,14 +69,24 @@ class Posterior:
         return cls(*config.build(backbone), config)
 
     @property
-    def options(self) -> tuple[str, ...] | None:
-        """Labels of the task it was fitted to, if that was one task with fixed labels."""
-        return self.config.options
+    def options(self) -> tuple[str, ...]:
+        """The labels it was fitted to.
+
+        Raises:
+            ConfigError: It was fitted to no label set, or to several: its tasks say what to choose
+                from.
+        """
+        if len(self.config.label_sets) != 1:
+            raise ConfigError(
+                f"This posterior was fitted to {len(self.config.label_sets)} label sets, so "
+                "options must come with the examples."
+            )
+        return self.config.label_sets[0]
 
     @property
-    def fixed_options(self) -> tuple[str, ...] | None:
-        """The only options it can score, of a class head; None where it reads them."""
-        return self.options if isinstance(self.config.scorer, ClassHead) else None
+    def reads_options(self) -> bool:
+        """Whether it can score any options, and not only those of its class head."""
+        return not isinstance(self.config.scorer, ClassHead)
 
     def draw(self, num_draws: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Draw all weights from the posterior.

@@ -28,7 +28,7 @@ class PosteriorConfig:
         guide: The guide's name in ``GUIDES``.
         effects: The terms of the model; none: the pretrained model.
         head_prior: Prior of the scorer's own weights.
-        options: Labels of the task it was fitted to, if that was one task with fixed labels.
+        label_sets: The different label sets of the tasks it was fitted to.
         num_rows: Rows it was fitted on.
         kl_weight: Weight of the prior against the likelihood; not 1 means tempered.
         seed: Of the random starting values, where priors are centred.
@@ -39,7 +39,7 @@ class PosteriorConfig:
     guide: str
     effects: tuple[Effect, ...]
     head_prior: Prior
-    options: tuple[str, ...] | None
+    label_sets: tuple[tuple[str, ...], ...]
     num_rows: int
     kl_weight: float
     seed: int
@@ -87,7 +87,7 @@ def describe(config: PosteriorConfig, backbone: Backbone) -> dict[str, Any]:
         "format": FORMAT,
         "backbone": asdict(RecordedBackbone.of(backbone)),
         "scorer": named_to_json(config.scorer, SCORERS),
-        "options": config.options,
+        "label_sets": config.label_sets,
         "guide": config.guide,
         "effects": [effect.to_json() for effect in config.effects],
         "head_prior": config.head_prior.to_json(),
@@ -141,7 +141,7 @@ def read_config(path: Path) -> tuple[PosteriorConfig, RecordedBackbone]:
     try:
         config = PosteriorConfig(
             scorer=named_from_json(described["scorer"], SCORERS),
-            options=None if described["options"] is None else tuple(described["options"]),
+            label_sets=tuple(tuple(labels) for labels in described["label_sets"]),
             guide=described["guide"],
             effects=tuple(Effect.from_json(effect) for effect in described["effects"]),
             head_prior=Prior.from_json(described["head_prior"]),

@@ -412,11 +412,35 @@ def test_a_run_with_options_read_predicts_new_labels(place: Workplace) -> None:
     assert place.run("predict", "run", "--data", "bare.csv", "--out", "b.jsonl")[0] == 0
     row = json.loads((place.folder / "b.jsonl").read_text())
     assert sorted(row["options"]) == ["bad", "good"]
+    for flag in (["--scorer", "similarity"], ["--max-length", "9"], ["--part", "test"]):
+        status, error = place.run("predict", "run", "--data", "new.csv", "--out", "q.jsonl", *flag)
+        assert status == 2
+        _assert_one_line(error, "a run keeps the one of its fit|without a partition")
+
+
+def test_a_run_of_several_tasks_knows_their_label_sets(place: Workplace) -> None:
+    """A test file in which one label does not occur is scored over all of its task's labels."""
+    stars = "text,label\n" + "".join(f"film {i},{i % 3 + 1} stars\n" for i in range(9))
+    place.write("stars.csv", stars)
+    place.write("test.csv", "text,label\na,1 stars\nb,3 stars\n")
+    place.write("some.csv", "text,label\na,1 stars\nb,\n")
+    assert place.fit(data="stars.csv", out="one")[0] == 0
+    flags = ["--data", "train.csv", "stars.csv", "--out", "both", "--model", str(place.model)]
+    status, error = place.run("fit", *flags, "--max-steps", "2", "--dev", "test.csv")
+    assert status == 0, error
+    for data in ("test.csv", "some.csv"):
+        status, error = place.run("predict", "both", "--data", data, "--out", "p.jsonl")
+        assert status == 0, error
+        rows = [json.loads(line) for line in (place.folder / "p.jsonl").read_text().splitlines()]
+        assert {tuple(row["options"]) for row in rows} == {("1 stars", "2 stars", "3 stars")}
+    status, error = place.run("predict", str(place.model), "--data", "test.csv", "--out", "z.jsonl")
+    assert status == 0
+    assert "the options are the labels that occur in the file" in error
     status, error = place.run(
-        "predict", "run", "--data", "new.csv", "--out", "q.jsonl", "--scorer", "similarity"
+        "predict", str(place.model), "--data", "test.csv", "--out", "y.jsonl", "--model", "minilm"
     )
     assert status == 2
-    assert "a run keeps the scorer" in error
+    _assert_one_line(error, "--model is for a run")
 
 
 def test_neither_a_run_nor_a_backbone(place: Workplace) -> None:

@@ -160,7 +160,7 @@ def _recovered_options(task: str, sheets: _Sheets) -> tuple[_Sheets, list[str]]:
     rows = [row for rows in sheets.values() for row in rows]
     cuts = {row: cut_text(row.input, row.output or "", _SEPARATOR) for row in rows}
     found = sum(cut is not None and row.output in cut.options for row, cut in cuts.items())
-    if all(cuts.values()) and found >= _ANSWERS_FOUND * len(cuts):
+    if found >= _ANSWERS_FOUND * len(cuts):
         note = "the options are cut out of the texts, where they stand as (A) .. (B) .."
         return _each(sheets, lambda row: _with_list(row, cuts[row])), [note]
     labels = tuple(sorted({row.output or "" for row in rows}))

@@ -4,6 +4,7 @@ The text stands in a column `text`, `sentence`, `input` or `question`, the label
 `output` or `answer`, a row's own options in `options` or `choices`; columns of other texts and
 numbers become attributes, as the library types them. A label is an option's text; a class label,
 or a whole number beside a row's own options, counts the options from 0 and is -1 where unknown.
+Labels that are -1 in all of a split are unknown there, whatever their type.
 """
 
 import logging
@@ -214,8 +215,19 @@ def _fixed_options(
     if columns.classes:
         return tuple(dict.fromkeys(columns.classes))
     with _library_errors(name):
-        values = [value for split in there.values() for value in split[columns.label]]
+        values = [
+            value
+            for split in there.values()
+            if not _hides_labels(split, columns)
+            for value in split[columns.label]
+        ]
     return tuple(sorted({_as_text(value, f"'hub:{name}', label") for value in values} - {""}))
+
+
+def _hides_labels(dataset: "Dataset", columns: _Columns) -> bool:
+    """Whether every label is -1, as test sets have it whose labels are held back."""
+    values = dataset[columns.label]
+    return len(values) > 0 and all(value == _UNKNOWN for value in values)
 
 
 def _values(dataset: "Dataset", columns: _Columns, name: str) -> list[dict[str, Any]]:
@@ -224,7 +236,10 @@ def _values(dataset: "Dataset", columns: _Columns, name: str) -> list[dict[str, 
         chosen = dataset.with_format(None).select_columns(
             [*used, columns.options] if columns.options else used
         )
-        return chosen.to_list()
+        rows = chosen.to_list()
+    if not columns.classes and not columns.options and _hides_labels(dataset, columns):
+        return [{**row, columns.label: None} for row in rows]
+    return rows
 
 
 def _row(

@@ -34,14 +34,14 @@ class Request:
     Args:
         split: The split to read where the SPEC names none; None for all.
         options: The options of a fitted run, as in `read`.
-        default_options: The options of a run, as in `read`.
+        label_sets: The label sets of a run, as in `read`.
         partition: Which tasks to take from a collection.
         part: Which part of the partition; None for all.
     """
 
     split: str | None = None
     options: Sequence[str] | None = None
-    default_options: Sequence[str] | None = None
+    label_sets: Sequence[Sequence[str]] | None = None
     partition: Partition | None = None
     part: str | None = None
 
@@ -68,7 +68,7 @@ def read(
     *,
     split: str | None = None,
     options: Sequence[str] | None = None,
-    default_options: Sequence[str] | None = None,
+    label_sets: Sequence[Sequence[str]] | None = None,
     partition: Path | str | None = None,
     part: str | None = None,
     strict: bool = False,
@@ -83,8 +83,8 @@ def read(
         specs: What the user gave on the command line.
         split: The split where a SPEC names none; csv and jsonl files have no splits.
         options: The options of a fitted run with a class head: all data must have them.
-        default_options: The options of a run whose scorer reads option texts, for files that
-            list none, as in `read_tabular`.
+        label_sets: The label sets of a run whose scorer reads options, for files that list none,
+            as in `read_tabular`.
         partition: A partition file, which says what tasks of a CrossFit folder to read.
         part: The part of the partition; all parts if not given.
         strict: Whether it is an error, not a warning, if a task must be left out.
@@ -93,10 +93,10 @@ def read(
         ConfigError: A SPEC has no form there is, or the arguments do not go together.
         InputDataError: The data cannot be used, two tasks have one name, or no task is left.
     """
-    if options is not None and default_options is not None:
-        raise ConfigError("options and default_options are both given; give one of them")
+    if options is not None and label_sets is not None:
+        raise ConfigError("options and label_sets are both given; give one of them")
     plan = None if partition is None else read_partition(partition)
-    request = Request(split, options, default_options, plan, part)
+    request = Request(split, options, label_sets, plan, part)
     tasks: list[Task] = []
     warnings: list[str] = []
     for spec, found in find(specs, request):
@@ -146,7 +146,7 @@ def _find(spec: str, request: Request) -> Found:
         return _SCHEMES[scheme](match[2], request)
     if Path(spec).suffix.lower() not in (".csv", ".jsonl"):
         raise ConfigError(f"{spec!r}: cannot be read; the forms supported are {FORMS}")
-    task = read_tabular(spec, options=request.options, default_options=request.default_options)
+    task = read_tabular(spec, options=request.options, label_sets=request.label_sets)
     return Found((TaskSplits(task.name, task.kind, {_ROWS: task}),), _ROWS)
 
 

@@ -34,7 +34,7 @@ def read_tabular(
     path: str | Path,
     *,
     options: Sequence[str] | None = None,
-    default_options: Sequence[str] | None = None,
+    label_sets: Sequence[Sequence[str]] | None = None,
 ) -> Task:
     """Read a task from a .csv or .jsonl file.
 
@@ -45,28 +45,29 @@ def read_tabular(
     Args:
         path: The file, UTF-8, with or without a byte order mark.
         options: The options of a fitted run. With them, rows may lack a label.
-        default_options: The options of a run that can answer with others too: used if the file
-            has no `options` column and its labels, if any, are among them. With them, rows may
-            lack a label.
+        label_sets: The label sets that a model was fitted to which reads options and so can
+            answer with others too; none for a pretrained one. Used for a file without an
+            `options` column: the least of them that has all its labels, or else, with a warning,
+            the labels that occur in it. Rows may lack a label.
 
     Raises:
         ConfigError: Both kinds of options are given.
         InputDataError: The file cannot be read, a column or a value is missing, a label is not
             among the options, or the options are fewer than two or repeated.
     """
-    if options is not None and default_options is not None:
-        raise ConfigError("options and default_options are both given; give one of them")
+    if options is not None and label_sets is not None:
+        raise ConfigError("options and label_sets are both given; give one of them")
     path = Path(path)
     records = read_records(path)
     columns = list(dict.fromkeys(column for record in records for column in record.fields))
-    label_needed = options is None and default_options is None
+    label_needed = options is None and label_sets is None
     layout = _layout(columns, path.name, label_needed=label_needed)
     shared = None
     warnings: tuple[str, ...] = ()
     if options is not None:
         shared = _checked_options(options, "the options given")
     elif _OPTIONS not in columns:
-        shared, warnings = _default(records, layout, path.name, default_options)
+        shared, warnings = _label_set(records, layout, path.name, label_sets)
     examples = [_example(record, layout, shared, label_needed) for record in records]
     kind, examples = _one_order(examples)
     return Task(path.stem, tuple(examples), kind, warnings=warnings)
@@ -106,24 +107,34 @@ def _layout(columns: list[str], name: str, *, label_needed: bool) -> _Layout:
     return layout
 
 
-def _default(
-    records: list[Record], layout: _Layout, name: str, default: Sequence[str] | None
+def _label_set(
+    records: list[Record],
+    layout: _Layout,
+    name: str,
+    label_sets: Sequence[Sequence[str]] | None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The options of a file that lists none, and a warning if they are not the default ones."""
-    if default is None:
+    """The options of a file that lists none, and a warning if they are a guess."""
+    if label_sets is None:
         return _labels_found(records, layout, name), ()
-    default = _checked_options(default, "the options given")
-    if {_label(record, layout, needed=False) for record in records} <= {"", *default}:
-        return default, ()
-    own = _labels_found(records, layout, name)
-    return own, (
-        f"the labels {listed(own)} are not those of the run, {listed(default)}; "
-        "the file's own are taken as the options",
-    )
+    known = [_checked_options(labels, "the options given") for labels in label_sets]
+    found = {_label(record, layout, needed=False) for record in records} - {""}
+    covering = sorted((labels for labels in known if found <= set(labels)), key=len)
+    if covering and (found or len(known) == 1):
+        return covering[0], ()
+    if not found:
+        raise InputDataError(
+            f"{name}: there are neither labels nor a column 'options', so that there is nothing "
+            "to choose from; add such a column"
+        )
+    own = _labels_found(records, layout, name, needed=False)
+    of_run = f", not those of the run, {'; '.join(map(listed, known))}" if known else ""
+    return own, (f"the options are the labels that occur in the file, {listed(own)}{of_run}",)
 
 
-def _labels_found(records: list[Record], layout: _Layout, name: str) -> tuple[str, ...]:
-    labels = sorted({_label(record, layout, needed=True) for record in records})
+def _labels_found(
+    records: list[Record], layout: _Layout, name: str, *, needed: bool = True
+) -> tuple[str, ...]:
+    labels = sorted({_label(record, layout, needed=needed) for record in records} - {""})
     if len(labels) == 1:
         raise InputDataError(
             f"{name}: one class only, all {len(records)} rows are labelled "

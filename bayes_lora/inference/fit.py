@@ -132,19 +132,23 @@ def make_config(
 ) -> PosteriorConfig:
     """Describe the model of one population effect and a scorer that `fit` fits."""
     settings = settings or FitSettings()
-    one_label_set = len(tasks) == 1 and tasks[0].kind is Kind.FIXED_LABELS
-    made = make_scorer(scorer, backbone, tasks)
     return PosteriorConfig(
-        scorer=made,
+        scorer=make_scorer(scorer, backbone, tasks),
         guide=guide,
         effects=(chosen.effect(adapter),),
         head_prior=chosen.head_prior,
-        options=tasks[0].options if one_label_set or isinstance(made, ClassHead) else None,
+        label_sets=label_sets(tasks),
         num_rows=sum(map(len, tasks)),
         kl_weight=chosen.kl_weight,
         seed=settings.seed,
         fit=asdict(settings),
     )
+
+
+def label_sets(tasks: Iterable[Task]) -> tuple[tuple[str, ...], ...]:
+    """List the different label sets of the tasks that have one."""
+    fixed = (task.options for task in tasks if task.kind is Kind.FIXED_LABELS)
+    return tuple(dict.fromkeys(fixed))
 
 
 def check_trainable(tasks: Sequence[Task]) -> None:

@@ -219,3 +219,14 @@ def test_a_task_of_free_text_is_left_out_of_a_collection(tmp_path: Path) -> None
     assert warning.startswith("left out: free: the answers look like free text")
     with pytest.raises(InputDataError, match="free: the answers look like free text"):
         read(f"crossfit:{tmp_path}#train", strict=True)
+
+
+def test_one_row_without_a_list_does_not_make_labels_of_all_answers(tmp_path: Path) -> None:
+    questions = "".join(f"{i}? (A) ice (B) steam\t{('ice', 'steam')[i % 2]}\n" for i in range(20))
+    folder = task_of(tmp_path, {"13_train.tsv": questions + "no list here\tice\n"})
+    task = read_crossfit(folder)
+    assert len(task.splits["train"]) == 20
+    assert task.splits["train"].examples[0].input == "0?"
+    (warning,) = task.splits["train"].warnings
+    assert "1 row dropped" in warning
+    assert "line 21" in warning

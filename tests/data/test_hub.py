@@ -209,3 +209,18 @@ def test_without_the_library_the_install_command_is_named(monkeypatch: pytest.Mo
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=r"pip install 'bayes-lora\[hub\]'"):
         read("hub:imdb#train")
+
+
+def test_labels_that_are_held_back_are_unknown(tmp_path: Path) -> None:
+    for name, labels in {"train": [0, 1, 2], "test": [-1, -1, -1]}.items():
+        columns = {"text": [f"{name} {i}" for i in range(3)], "label": labels}
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / f"{name}.parquet")
+    (task,) = read(f"hub:{tmp_path}#test")
+    assert task.options == ("0", "1", "2")
+    assert {example.label for example in task.examples} == {None}
+
+
+def test_minus_one_is_a_label_beside_others(tmp_path: Path) -> None:
+    columns = {"text": ["bad", "so-so", "good"], "label": [-1, 0, 1]}
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "test.parquet")
+    assert only(tmp_path).options == ("-1", "0", "1")

@@ -142,7 +142,7 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path, crossfit_folder: Path
     [
         (lambda: read([]), "no data is given"),
         (lambda: read("x.csv", part="train"), "part 'train' is given without a partition"),
-        (lambda: read("x.csv", options=["a"], default_options=["a"]), "give one of them"),
+        (lambda: read("x.csv", options=["a"], label_sets=[["a"]]), "give one of them"),
     ],
 )
 def test_arguments_that_do_not_go_together(call: Callable[[], TaskSet], message: str) -> None:
@@ -154,7 +154,7 @@ def test_the_options_of_a_run_order_the_labels_of_any_reader(crossfit_folder: Pa
     spec = f"crossfit:{crossfit_folder}/desks#train"
     (task,) = read(spec, options=["b", "a"])
     assert (task.options, task.labels) == (("b", "a"), [1, 0, 1, 0])
-    (task,) = read(spec, default_options=["x", "y"])
+    (task,) = read(spec, label_sets=[["x", "y"]])
     assert (task.options, task.labels) == (("a", "b"), [0, 1, 0, 1])
 
 

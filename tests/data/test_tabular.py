@@ -101,32 +101,53 @@ def test_given_options_order_the_options_of_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["text,label\none,b\n", "text,label\none,\n", "text\none\n", "text,label\n1,a\n2,\n"]
 )
-def test_default_options_are_used_where_they_cover_the_labels(tmp_path: Path, content: str) -> None:
+def test_a_runs_label_set_is_used_where_it_covers_the_labels(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.csv"
     path.write_text(content)
-    task = read_tabular(path, default_options=["b", "a"])
+    task = read_tabular(path, label_sets=[["b", "a"]])
     assert (task.options, task.warnings, task.kind) == (("b", "a"), (), Kind.FIXED_LABELS)
 
 
-def test_other_labels_than_the_default_options_are_the_options_instead(tmp_path: Path) -> None:
+def test_labels_outside_a_runs_label_sets_are_the_options_instead(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("text,label\none,c\ntwo,b\n")
-    task = read_tabular(path, default_options=["a", "b"])
+    task = read_tabular(path, label_sets=[["a", "b"]])
     assert (task.options, task.labels) == (("b", "c"), [1, 0])
     (warning,) = task.warnings
-    assert warning.startswith("the labels 'b', 'c' are not those of the run, 'a', 'b'")
+    assert warning == (
+        "the options are the labels that occur in the file, 'b', 'c', not those of the run, "
+        "'a', 'b'"
+    )
     path.write_text("text,label\none,c\ntwo,b\nthree,\n")
-    with pytest.raises(InputDataError, match="row 4: 'label' is empty"):
-        read_tabular(path, default_options=["a", "b"])
+    assert read_tabular(path, label_sets=[["a", "b"]]).examples[2].label is None
 
 
-def test_a_column_of_options_comes_before_the_default_ones(tmp_path: Path) -> None:
+def test_of_several_label_sets_the_least_that_covers_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\none,a\ntwo,b\n")
+    sets = [["a", "b", "c", "d"], ["c", "b", "a"], ["x", "y"]]
+    task = read_tabular(path, label_sets=sets)
+    assert (task.options, task.warnings) == (("c", "b", "a"), ())
+    path.write_text("text\none\n")
+    with pytest.raises(InputDataError, match="nothing to choose from"):
+        read_tabular(path, label_sets=sets)
+
+
+def test_without_any_label_set_the_files_labels_are_a_guess(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\none,a\ntwo,b\n")
+    task = read_tabular(path, label_sets=[])
+    assert task.options == ("a", "b")
+    assert task.warnings == ("the options are the labels that occur in the file, 'a', 'b'",)
+
+
+def test_a_column_of_options_comes_before_a_runs_label_set(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(rows({"text": "t", "options": ["x", "y"]}))
-    task = read_tabular(path, default_options=["a", "b"])
+    task = read_tabular(path, label_sets=[["a", "b"]])
     assert (task.options, task.examples[0].label) == (("x", "y"), None)
     with pytest.raises(ConfigError, match="give one of them"):
-        read_tabular(path, default_options=["a", "b"], options=["a", "b"])
+        read_tabular(path, label_sets=[["a", "b"]], options=["a", "b"])
 
 
 def test_options_that_differ_are_multiple_choice_and_the_same_set_is_not(tmp_path: Path) -> None:
