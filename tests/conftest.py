@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reached for the hub would wait for it
+
 import pytest
 import torch
 from tiny_backbones import tiny_decoder, tiny_encoder

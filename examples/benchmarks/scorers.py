@@ -9,7 +9,7 @@ likelihood   a random Llama (4 layers of width 256, vocabulary 32,000), 32 promp
              4 options of 3 tokens each. Plain: one pass of prompt and option together for each
              option, the head at every position. Counted by torch: FLOPs of the head, and of all.
 step         a training step of MiniLM, 32 rows of 64 tokens, 8 draws: similarity with 6 labels,
-             and with 4 options of its own a row, over a class head.
+             with 4 options of its own a row, and with one row of many labels, over a class head.
 
 Every comparison's sides take turns in one process; times are medians.
 """
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,25 +185,30 @@ def step(rounds: int) -> dict[str, Any]:
     ]
     labelled = Task("labels", tuple(unlabelled(texts, LABELS)))
     multiple = Task("choices", tuple(examples), kind=Kind.MULTIPLE_CHOICE)
+    many = Task(
+        "many labels", tuple(unlabelled(texts[:1], [*dict.fromkeys(sentences(300, 3, seed=2))]))
+    )
+    rest = replace(labelled, examples=labelled.examples[1:])
     sides = {
-        "similarity, 6 labels": make_step(labelled, "similarity"),
-        "similarity, 4 options a row": make_step(multiple, "similarity"),
-        "class head": make_step(labelled, "class-head"),
+        "similarity, 6 labels": make_step([labelled], "similarity"),
+        "similarity, 4 options a row": make_step([multiple], "similarity"),
+        "similarity, 6 labels but for one row with 250": make_step([many, rest], "similarity"),
+        "class head": make_step([labelled], "class-head"),
     }
     return in_turns(sides, rounds)
 
 
-def make_step(task: Task, scorer: str) -> Work:
+def make_step(tasks: list[Task], scorer: str) -> Work:
     backbone = load_backbone("minilm").to(DEVICE)
     chosen = DEFAULTS["mean-field"]
     config = make_config(
-        backbone, [task], guide="mean-field", scorer=scorer, adapter=LoRA(), chosen=chosen
+        backbone, tasks, guide="mean-field", scorer=scorer, adapter=LoRA(), chosen=chosen
     )
     model, guide = config.build(backbone)
     model.share_rows = True
     module = SVIModule(model, guide, draws=8)
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-3)
-    rows = config.scorer.rows(backbone, task.examples)
+    rows = config.scorer.rows(backbone, [e for task in tasks for e in task.examples])
     labels = torch.zeros(len(rows), dtype=torch.long, device=DEVICE)
 
     def work() -> None:

@@ -1,5 +1,6 @@
 """Published layouts: any bytes are read or refused on purpose; well-formed files read back."""
 
+import gc
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -116,11 +117,14 @@ def test_malformed_partitions(content: bytes) -> None:
     check_refused_on_purpose(files, "crossfit:{}/data#train", partition="{}/parts.json")
 
 
+# The library leaves a csv file open that it fails to parse, until it is collected.
+@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
 @patient(max_examples=40)
 @given(st.sampled_from(["csv", "jsonl", "parquet"]), contents | json_rows.map(jsonl))
 def test_malformed_hub_folders(extension: str, content: bytes) -> None:
     pytest.importorskip("datasets")
     check_refused_on_purpose({f"train.{extension}": content}, "hub:{}#train")
+    gc.collect()
 
 
 @patient()
