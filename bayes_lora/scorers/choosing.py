@@ -55,11 +55,7 @@ def make_scorer(name: str, backbone: Backbone, tasks: Sequence[Task]) -> Scorer:
     if name not in SCORERS:
         raise ConfigError(f"There is no scorer {name!r}: choose from {', '.join(SCORERS)}.")
     if name in ("likelihood", "likelihood-letter"):
-        if backbone.language_model is None:
-            raise UnsupportedError(
-                f"The scorer {name!r} needs a language model with its head, and backbone "
-                f"{backbone.name!r} is none: use similarity or class-head."
-            )
+        _check_language_model(name, backbone)
         return Likelihood() if name == "likelihood" else LetterLikelihood()
     if backbone.kind is BackboneKind.ENCODER_DECODER:
         raise UnsupportedError(
@@ -69,6 +65,21 @@ def make_scorer(name: str, backbone: Backbone, tasks: Sequence[Task]) -> Scorer:
     if name == "similarity":
         return Similarity(backbone.pooling)
     return ClassHead(_common_options(tasks), backbone.pooling)
+
+
+def _check_language_model(scorer: str, backbone: Backbone) -> None:
+    if backbone.language_model is None:
+        raise UnsupportedError(
+            f"The scorer {scorer!r} needs a language model with its head, and backbone "
+            f"{backbone.name!r} is none: use similarity or class-head."
+        )
+    if backbone.kind is BackboneKind.ENCODER_DECODER:
+        start = getattr(backbone.model.config, "decoder_start_token_id", None)
+        if start is None:
+            raise UnsupportedError(
+                f"The configuration of backbone {backbone.name!r} has no decoder_start_token_id, "
+                "so that no option can be decoded: add it to config.json."
+            )
 
 
 def _common_options(tasks: Sequence[Task]) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ class Likelihood(Scorer):
         tokens = packed_length(row)
         if backbone.kind is BackboneKind.ENCODER_DECODER or not fits_in_one_sequence(backbone, row):
             tokens = sum(len(row.ids) + len(option) - 1 for option in row.options)
-        scored = tokens - len(row.ids) + 1
+        scored = packed_length(row) - len(row.ids) + 1
         return tokens + scored * backbone.model.config.vocab_size // LOGITS_PER_TOKEN
 
     def _options(

@@ -186,7 +186,8 @@ def step(rounds: int) -> dict[str, Any]:
     labelled = Task("labels", tuple(unlabelled(texts, LABELS)))
     multiple = Task("choices", tuple(examples), kind=Kind.MULTIPLE_CHOICE)
     many = Task(
-        "many labels", tuple(unlabelled(texts[:1], [*dict.fromkeys(sentences(300, 3, seed=2))]))
+        "many labels",
+        tuple(unlabelled(texts[:1], [*dict.fromkeys(sentences(400, 3, seed=2))][:250])),
     )
     rest = replace(labelled, examples=labelled.examples[1:])
     sides = {
