@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from bayes_lora.adapters import Adapter
 from bayes_lora.backbone.adapted_linear import ActiveUpdates, AdaptedLinear, Update, wrap_layers
 from bayes_lora.backbone.head import SelectiveHead
-from bayes_lora.backbone.packing import attention_window, keeps_parts_apart
 from bayes_lora.backbone.targets import LayerGroup, find_layer_groups
 from bayes_lora.backbone.tokens import (
     TokenIds,
@@ -181,16 +179,6 @@ class Backbone(nn.Module):
             InputDataError: An option has no token but special ones, or an unknown one.
         """
         return target_tokens(self.tokenizer, options)
-
-    @cached_property
-    def keeps_parts_apart(self) -> bool:
-        """Whether several continuations of a prompt can share a sequence."""
-        return keeps_parts_apart(self)
-
-    @property
-    def attention_window(self) -> int | None:
-        """The least number of tokens any layer sees back, None for all."""
-        return attention_window(self.model.config)
 
     def collate(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
         """Pad sequences to the longest; ``input_ids`` and ``attention_mask``, ``[B, T]``."""

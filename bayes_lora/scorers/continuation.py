@@ -7,8 +7,8 @@ from torch import Tensor
 
 from bayes_lora.backbone import Backbone
 from bayes_lora.backbone.head import gather_rows
-from bayes_lora.backbone.packing import blind_mask
 from bayes_lora.scorers.base import Batch, Row
+from bayes_lora.scorers.packing import attention_window, blind_mask, keeps_parts_apart
 from bayes_lora.scorers.padding import padded, padded_twice
 
 
@@ -16,8 +16,8 @@ def fits_in_one_sequence(backbone: Backbone, row: Row) -> bool:
     """Say whether a row's options can follow its prompt in one sequence, without a loss."""
     if max(map(len, row.options)) == 1:  # nothing but the prompt is read
         return True
-    window = backbone.attention_window
-    return backbone.keeps_parts_apart and (window is None or packed_length(row) <= window)
+    window = attention_window(backbone.model.config)
+    return keeps_parts_apart(backbone) and (window is None or packed_length(row) <= window)
 
 
 def packed_length(row: Row) -> int:

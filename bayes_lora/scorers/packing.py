@@ -1,15 +1,15 @@
 """Several continuations of a prompt in one sequence: the mask, and if a model keeps to it."""
 
 import inspect
-from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-if TYPE_CHECKING:
-    from bayes_lora.backbone.backbone import Backbone
+from bayes_lora.backbone import Backbone
 
+_TRIED: WeakKeyDictionary[Backbone, bool] = WeakKeyDictionary()  # what the toy below showed
 # Where configurations say how far a token sees, if not to the beginning.
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
 
@@ -41,11 +41,17 @@ def attention_window(config: PretrainedConfig) -> int | None:
     return min((width for width in found if isinstance(width, int)), default=None)
 
 
-def keeps_parts_apart(backbone: "Backbone") -> bool:
+def keeps_parts_apart(backbone: Backbone) -> bool:
     """Try a toy: continuations must not see each other, nor depend on where they stand.
 
     Models that carry a state along, or take positions from where a token stands, do not.
     """
+    if backbone not in _TRIED:
+        _TRIED[backbone] = _keeps_parts_apart(backbone)
+    return _TRIED[backbone]
+
+
+def _keeps_parts_apart(backbone: Backbone) -> bool:
     assert backbone.language_model is not None
     if "position_ids" not in inspect.signature(backbone.language_model.forward).parameters:
         return False
@@ -60,7 +66,7 @@ def keeps_parts_apart(backbone: "Backbone") -> bool:
     return unseen and torch.allclose(first[-2:], moved[-4:-2], atol=tolerance, rtol=tolerance)
 
 
-def _toy(backbone: "Backbone", one: tuple[int, int], other: tuple[int, int]) -> Tensor:
+def _toy(backbone: Backbone, one: tuple[int, int], other: tuple[int, int]) -> Tensor:
     """Return log-probabilities, ``[T, vocabulary]``, of a prompt and two continuations."""
     prompt = (1, 2, 3, 4)
     part = torch.tensor([[0, 0, 0, 0, 1, 1, 2, 2]], device=backbone.device)
