@@ -522,6 +522,20 @@ def test_rows_that_cannot_be_scored_are_counted(tiny_folders: Path) -> None:
     assert "row 9" in kept.warnings[0]
 
 
+def test_options_that_a_model_reads_alike_are_counted() -> None:
+    posterior = Posterior.pretrained(load_backbone("minilm"), "similarity")
+    example = Example(input="x", options=("Polish", "polish", "Czech"), label=0, where="row 9")
+    task = Task("choices", (*EXAMPLES, example), kind=Kind.MULTIPLE_CHOICE)
+    scorer, backbone = posterior.config.scorer, posterior.model.backbone
+    (kept,) = keep_scorable(TaskSet((task,)), scorer, backbone)
+    assert kept.examples == task.examples
+    (warning,) = kept.warnings
+    assert "1 of 4 rows have options that this model reads alike" in warning
+    assert "row 9" in warning
+    (row,) = posterior.predict([example], draws=0).probabilities
+    assert row[0] == pytest.approx(row[1])
+
+
 def test_of_a_pair_the_longer_part_is_cut() -> None:
     backbone = load_backbone("minilm", max_length=20)
     long = " ".join(["premise"] * 40)

@@ -45,6 +45,10 @@ class Scorer(ABC):
     def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
         """Say why examples with these options cannot be scored, or None if they can."""
 
+    def reads_alike(self, backbone: Backbone, options: tuple[str, ...]) -> bool:
+        """Say whether two options look the same to the model, so that it cannot choose."""
+        return False
+
     @abstractmethod
     def rows(self, backbone: Backbone, examples: Sequence[Example]) -> list[Row]:
         """Turn examples that can be scored into token ids."""

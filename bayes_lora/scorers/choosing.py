@@ -99,6 +99,8 @@ def keep_scorable(
 ) -> TaskSet:
     """Leave out the rows a scorer cannot score, each task's counted in its warnings.
 
+    Rows with options that look the same to the model stay, and are counted too.
+
     Args:
         tasks: What was read.
         scorer: The scorer.
@@ -118,7 +120,7 @@ def keep_scorable(
         if bad and strict:
             raise InputDataError(f"{bad[0].where}: {problems[bad[0].options]}")
         if len(bad) < len(task):
-            kept.append(_without(task, bad, problems))
+            kept.append(_warned(_without(task, bad, problems), scorer, backbone))
         else:
             skipped.append(f"{task.name}: skipped: {problems[bad[0].options]}")
     if not kept:
@@ -137,6 +139,19 @@ def _without(
     )
     examples = tuple(example for example in task.examples if not problems[example.options])
     return replace(task, examples=examples, warnings=(*task.warnings, warning))
+
+
+def _warned(task: Task, scorer: Scorer, backbone: Backbone) -> Task:
+    sets = dict.fromkeys(example.options for example in task.examples)
+    alike = {options for options in sets if scorer.reads_alike(backbone, options)}
+    found = [example for example in task.examples if example.options in alike]
+    if not found:
+        return task
+    warning = (
+        f"{len(found)} of {len(task)} rows have options that this model reads alike, so that it "
+        f"gives them one probability; the first is {found[0].where}: {list(found[0].options)}"
+    )
+    return replace(task, warnings=(*task.warnings, warning))
 
 
 def check_scorable(scorer: Scorer, backbone: Backbone, examples: Sequence[Example]) -> None:

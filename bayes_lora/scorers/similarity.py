@@ -43,6 +43,11 @@ class Similarity(PooledScorer):
                 return f"option {option!r} has no token that this model knows"
         return None
 
+    def reads_alike(self, backbone: Backbone, options: tuple[str, ...]) -> bool:
+        """Compare the options' tokens: an uncased model does not tell "Polish" from "polish"."""
+        tokens = [encoded.ids for encoded in backbone.encode(options)]
+        return len(set(tokens)) < len(tokens)
+
     def rows(self, backbone: Backbone, examples: Sequence[Example]) -> list[Row]:
         """Tokenize inputs and options, each distinct option once."""
         inputs = backbone.encode([example.input for example in examples])
