@@ -12,6 +12,7 @@ from bayes_lora.backbone import TokenIds
 from bayes_lora.errors import ConfigError
 from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import Row
+from bayes_lora.scorers.base import repeated
 from calibration import entropy
 
 Array = NDArray[np.float64]
@@ -137,9 +138,8 @@ class _Run:
             batch = self.model.backbone.collate([sequences[i] for i in chunk])
             parts = []
             for some, count in self._parts(len(chunk) * batch["input_ids"].shape[1]):
-                copies = {key: torch.cat([value] * count) for key, value in batch.items()}
                 with self.model.under(some):
-                    states = scorer.embed(self.model.backbone, copies)
+                    states = scorer.embed(self.model.backbone, repeated(batch, count))
                 parts.append(states.unflatten(0, (count, -1)))
             for i, states in zip(chunk, torch.cat(parts).unbind(1), strict=True):
                 embedded[i] = states

@@ -78,6 +78,24 @@ def plain_tokens(
     raise AssertionError("no end of the prompt fits")
 
 
+def plain_target_probabilities(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    options: tuple[str, ...],
+) -> np.ndarray:
+    """Options as targets of an encoder-decoder, which shifts its labels right by itself."""
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    scores = []
+    for option in options:
+        target = torch.tensor([tokenizer(text_target=option)["input_ids"]])
+        with torch.no_grad():
+            logits = model(input_ids=ids, labels=target).logits[0].double()
+        token_scores = logits.log_softmax(-1)[torch.arange(target.shape[1]), target[0]]
+        scores.append(token_scores.mean())
+    return torch.stack(scores).softmax(0).numpy()
+
+
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids without the special token that some tokenizers put at the end."""
     ids = tokenizer(text)["input_ids"]
@@ -117,15 +135,7 @@ def test_likelihood_equals_full_logits_over_an_encoder_decoder(tiny_folders: Pat
     ]
     probabilities = posterior.predict(examples, draws=0).probabilities
     for example, text, row in zip(examples, inputs, probabilities, strict=True):
-        scores = []
-        for option in example.options:
-            target = torch.tensor([tokenizer(text_target=option)["input_ids"]])
-            encoded = tokenizer(text, return_tensors="pt")["input_ids"]
-            with torch.no_grad():  # labels are shifted right by the model itself
-                logits = model(input_ids=encoded, labels=target).logits[0].double()
-            token_scores = logits.log_softmax(-1)[torch.arange(target.shape[1]), target[0]]
-            scores.append(token_scores.mean())
-        expected = torch.stack(scores).softmax(0).numpy()
+        expected = plain_target_probabilities(model, tokenizer, text, example.options)
         np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-4)
 
 
@@ -420,15 +430,8 @@ def test_an_encoder_decoder_with_a_bias_behind_its_head(tmp_path: Path) -> None:
     probabilities = posterior.predict(EXAMPLES, draws=0).probabilities
     for example, row in zip(EXAMPLES, probabilities, strict=True):
         listed = " ".join(f"({c}) {o}" for c, o in zip("ABCD", example.options, strict=False))
-        ids = tokenizer(f"{example.input} \\n {listed}", return_tensors="pt")["input_ids"]
-        scores = []
-        for option in example.options:
-            target = torch.tensor([tokenizer(text_target=option)["input_ids"]])
-            with torch.no_grad():
-                logits = model(input_ids=ids, labels=target).logits[0].double()
-            token_scores = logits.log_softmax(-1)[torch.arange(target.shape[1]), target[0]]
-            scores.append(token_scores.mean())
-        expected = torch.stack(scores).softmax(0).numpy()
+        text = f"{example.input} \\n {listed}"
+        expected = plain_target_probabilities(model, tokenizer, text, example.options)
         np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-5)
     with pytest.raises(InputDataError, match="each letter a token"):
         Posterior.pretrained(backbone, "likelihood-letter").predict(EXAMPLES, draws=0)

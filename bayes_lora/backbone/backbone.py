@@ -159,9 +159,7 @@ class Backbone(nn.Module):
         lengths = [self.max_length - reserve for reserve in reserves or [0] * len(texts)]
         return tokenize(self.tokenizer, texts, tails or [""] * len(texts), lengths)
 
-    def encode_options(
-        self, options: Sequence[str], after: str = "", glue: str = ""
-    ) -> list[TokenIds]:
+    def encode_options(self, options: Sequence[str], after: str, glue: str) -> list[TokenIds]:
         """Give the tokens that ``glue`` and each option add to a text ending in ``after``.
 
         Raises:

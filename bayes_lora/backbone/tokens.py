@@ -108,13 +108,9 @@ def target_tokens(tokenizer: PreTrainedTokenizerBase, options: Sequence[str]) ->
         InputDataError: An option has no token but special ones, or an unknown one.
     """
     targets = [tuple(ids) for ids in tokenizer(text_target=list(options))["input_ids"]]
-    unknown = tokenizer.unk_token_id
-    special = {*tokenizer.all_special_ids} - {unknown}
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
     for option, ids in zip(options, targets, strict=True):
-        if special.issuperset(ids):
-            raise InputDataError(f"option {option!r} has no tokens in this model's vocabulary")
-        if unknown is not None and unknown in ids:
-            raise InputDataError(f"option {option!r} has a token this model does not know")
+        _check_known(tokenizer, option, [token for token in ids if token not in special])
     return targets
 
 
@@ -140,8 +136,12 @@ def option_tokens(
         if ids[: len(before)] != before:
             raise InputDataError(f"option {option!r} changes the tokens of the text before it")
         added.append(tuple(ids[len(before) :]))
-        if not added[-1]:
-            raise InputDataError(f"option {option!r} has no tokens in this model's vocabulary")
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in added[-1]:
-            raise InputDataError(f"option {option!r} has a token this model does not know")
+        _check_known(tokenizer, option, added[-1])
     return added
+
+
+def _check_known(tokenizer: PreTrainedTokenizerBase, option: str, ids: Sequence[int]) -> None:
+    if not ids:
+        raise InputDataError(f"option {option!r} has no tokens in this model's vocabulary")
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        raise InputDataError(f"option {option!r} has a token this model does not know")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayes_lora.data.lettered import Lettered, cut_text
-from bayes_lora.data.location import entries, is_folder
+from bayes_lora.data.location import entries, folders_holding
 from bayes_lora.data.oddities import count_leaks, oddities
 from bayes_lora.data.published import Row, Sheet, build, collapse, published_text
 from bayes_lora.data.records import Record, read_records
@@ -55,16 +55,12 @@ def task_folders(folder: Path) -> list[Path]:
     Raises:
         InputDataError: There are none, or there is no such folder.
     """
-    inside = entries(folder)
-    if _matches(inside):
-        return [folder]
-    found = [path for path in inside if is_folder(path) and _matches(entries(path))]
-    if not found:
-        raise InputDataError(
-            f"{str(folder)!r}: there are no CrossFit tasks in it; give a folder of files named "
-            "<task>_<shots>_<seed>_<split>.tsv or .jsonl, or a folder of such folders"
-        )
-    return found
+    return folders_holding(
+        folder,
+        _matches,
+        "there are no CrossFit tasks in it; give a folder of files named "
+        "<task>_<shots>_<seed>_<split>.tsv or .jsonl, or a folder of such folders",
+    )
 
 
 def read_crossfit(folder: Path, seed: int | None = None) -> TaskSplits:

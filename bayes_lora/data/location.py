@@ -1,7 +1,7 @@
 """Where a SPEC points: a path, a support seed, a split."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -72,6 +72,28 @@ def entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise InputDataError(f"{str(folder)!r}: cannot be read ({error.strerror})") from None
+
+
+def folders_holding(
+    folder: Path, holds: Callable[[list[Path]], object], missing: str
+) -> list[Path]:
+    """The folders in a folder that hold a task, by name; the folder itself if it does.
+
+    Args:
+        folder: Where to look.
+        holds: Says of what stands in a folder whether a task does.
+        missing: What to say where there is none, behind the folder's name.
+
+    Raises:
+        InputDataError: There are none, or there is no such folder.
+    """
+    inside = entries(folder)
+    if holds(inside):
+        return [folder]
+    found = [path for path in inside if is_folder(path) and holds(entries(path))]
+    if not found:
+        raise InputDataError(f"{str(folder)!r}: {missing}")
+    return found
 
 
 def _neighbours(missing: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bayes_lora.data.lettered import cut_list
-from bayes_lora.data.location import entries, is_folder
+from bayes_lora.data.location import entries, folders_holding
 from bayes_lora.data.oddities import count_leaks, oddities
 from bayes_lora.data.published import Row, Sheet, build
 from bayes_lora.data.task import Kind, TaskSplits
@@ -27,16 +27,12 @@ def unifiedqa_folders(folder: Path) -> list[Path]:
     Raises:
         InputDataError: There are none, or there is no such folder.
     """
-    inside = entries(folder)
-    if _files(inside):
-        return [folder]
-    found = [path for path in inside if is_folder(path) and _files(entries(path))]
-    if not found:
-        raise InputDataError(
-            f"{str(folder)!r}: there is no UnifiedQA set in it; give a folder with train.tsv, "
-            "dev.tsv or test.tsv, or a folder of such folders"
-        )
-    return found
+    return folders_holding(
+        folder,
+        _files,
+        "there is no UnifiedQA set in it; give a folder with train.tsv, dev.tsv or test.tsv, or a "
+        "folder of such folders",
+    )
 
 
 def read_unifiedqa(folder: Path) -> TaskSplits:

@@ -109,8 +109,24 @@ class Scorer(ABC):
 
     def repeat(self, batch: Batch, copies: int) -> Batch:
         """Repeat a batch of one group, so that each copy can have weights of its own."""
-        return {key: torch.cat([value] * copies) for key, value in batch.items()}
+        return repeated(batch, copies)
 
     def label_distribution(self, logits: Tensor) -> dist.TorchDistribution:
         """Return the distribution of a label given its row's logits."""
         return dist.Categorical(logits=logits)
+
+
+def repeated(batch: Batch, copies: int) -> dict[str, Tensor]:
+    """Repeat every tensor along its first dimension."""
+    return {key: torch.cat([value] * copies) for key, value in batch.items()}
+
+
+def log_scale() -> dict[str, Factor]:
+    """Describe the one weight of a scorer that reads options: how sure its scores make one."""
+    return {"log_scale": Factor((1,), unit=0.5, starts_at_zero=True)}
+
+
+def scale_of_rows(head: Mapping[str, Tensor], num_rows: int) -> Tensor:
+    """Give each row the scale of its draw, ``[num_rows, 1]``."""
+    scale = head["log_scale"].exp()  # [R, 1]
+    return scale.repeat_interleave(num_rows // len(scale), 0)

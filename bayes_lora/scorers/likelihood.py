@@ -11,7 +11,7 @@ from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, BackboneKind, TokenIds
 from bayes_lora.data import Example
 from bayes_lora.errors import InputDataError
-from bayes_lora.scorers.base import Batch, Row, Scorer
+from bayes_lora.scorers.base import Batch, Row, Scorer, log_scale, scale_of_rows
 from bayes_lora.scorers.continuation import (
     fits_in_one_sequence,
     packed,
@@ -44,7 +44,7 @@ class Likelihood(Scorer):
 
     def factors(self, hidden_size: int) -> dict[str, Factor]:
         """``log_scale [1]``: how sure likelihood makes; starts at zero."""
-        return {"log_scale": Factor((1,), unit=0.5, starts_at_zero=True)}
+        return log_scale()
 
     def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
         """Say which option has no (known) tokens, is too long, or is how another one begins."""
@@ -136,8 +136,7 @@ class Likelihood(Scorer):
         scores = run(backbone, batch).masked_fill(options < 0, 0.0)
         lengths = (options >= 0).sum(-1)
         means = scores.sum(-1) / lengths.clamp(min=1)
-        scale = head["log_scale"].exp().repeat_interleave(len(means) // len(head["log_scale"]), 0)
-        return (scale * means).masked_fill(lengths == 0, -torch.inf)
+        return (scale_of_rows(head, len(means)) * means).masked_fill(lengths == 0, -torch.inf)
 
 
 @dataclass(frozen=True)

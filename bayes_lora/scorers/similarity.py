@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, TokenIds
 from bayes_lora.data import Example
-from bayes_lora.scorers.base import Batch, Row
+from bayes_lora.scorers.base import Batch, Row, log_scale, scale_of_rows
 from bayes_lora.scorers.padding import padded
 from bayes_lora.scorers.pooled import PooledScorer, collate_inputs, in_blocks
 
@@ -33,7 +33,7 @@ class Similarity(PooledScorer):
 
     def factors(self, hidden_size: int) -> dict[str, Factor]:
         """``log_scale [1]``: how sure similarity makes; starts at zero."""
-        return {"log_scale": Factor((1,), unit=0.5, starts_at_zero=True)}
+        return log_scale()
 
     def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
         """Say which option has no token that the model knows."""
@@ -107,15 +107,14 @@ class Similarity(PooledScorer):
         shared: Tensor | None = None,
     ) -> Tensor:
         """Embed inputs and options, and scale their cosines."""
-        scale = self.scale * head["log_scale"].exp()  # [R, 1]
         inputs = F.normalize(self.embed_all(backbone, batch, "input"), dim=-1)
         which = batch["which"].clamp(min=0)
         if shared is None:
             options = F.normalize(self.embed_all(backbone, batch, "option"), dim=-1)
             cosines = torch.einsum("bd,bkd->bk", inputs, options[which])
         else:
-            by_draw = inputs.unflatten(0, (len(scale), -1))
+            by_draw = inputs.unflatten(0, (len(shared), -1))
             products = torch.bmm(by_draw, F.normalize(shared, dim=-1).transpose(1, 2))
             cosines = products.flatten(0, 1).gather(1, which)
-        logits = cosines * scale.repeat_interleave(len(cosines) // len(scale), 0)
+        logits = self.scale * scale_of_rows(head, len(cosines)) * cosines
         return logits.masked_fill(batch["which"] < 0, -torch.inf)
