@@ -87,8 +87,8 @@ def predict(
     expected = np.zeros(len(rows))
     kept: list[Array] = [np.empty(0)] * len(rows) if keep_draws else []
     with torch.inference_mode():
-        for chunk in _paged_chunks(run, rows):
-            scored = run.score([rows[row] for row in chunk])  # [S, rows, options]
+        for chunk, cost in _paged_chunks(run, rows):
+            scored = run.score([rows[row] for row in chunk], cost)  # [S, rows, options]
             expected[chunk] = entropy(scored).mean(0)
             for i, row in enumerate(chunk):
                 mean[row] = scored[:, i].mean(0)
@@ -145,12 +145,17 @@ class _Run:
                 embedded[i] = states
         return torch.stack(embedded, dim=1)
 
-    def score(self, rows: Sequence[Row]) -> Array:
-        """Return probabilities ``[S, rows, options]``; draws that do not fit go in turn."""
+    def score(self, rows: Sequence[Row], cost: int) -> Array:
+        """Return probabilities ``[S, rows, options]``; draws that do not fit go in turn.
+
+        Args:
+            rows: Rows.
+            cost: The scorer's cost of the costliest.
+        """
         scorer, backbone = self.model.scorer, self.model.backbone
         batch = scorer.collate(backbone, rows, embedded=self.embedded or None)
         parts, done = [], 0
-        for some, count in self._parts(len(rows) * max(scorer.cost(backbone, row) for row in rows)):
+        for some, count in self._parts(len(rows) * cost):
             table = None if self.table is None else self.table[done : done + count]
             logits = self.model.logits(scorer.repeat(batch, count), some, table).cpu().double()
             parts.append(logits.softmax(-1).view(count, len(rows), -1).numpy())
@@ -165,14 +170,17 @@ class _Run:
             yield some, min(together, self.num_draws - start)
 
 
-def _paged_chunks(run: _Run, rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Yield chunks of rows; before a page's first, what its rows share is embedded."""
+def _paged_chunks(run: _Run, rows: Sequence[Row]) -> Iterator[tuple[list[int], int]]:
+    """Yield chunks of rows, each with its costliest row's cost.
+
+    Before a page's first chunk, what the page's rows share is embedded.
+    """
     costs = [run.model.scorer.cost(run.model.backbone, row) for row in rows]
     for first in range(0, len(rows), ROWS_PER_PAGE):
         page = range(first, min(first + ROWS_PER_PAGE, len(rows)))
         run.share([rows[row] for row in page])
         for chunk in _chunks([costs[row] for row in page], run.num_draws, run.budget):
-            yield [first + i for i in chunk]
+            yield [first + i for i in chunk], max(costs[first + i] for i in chunk)
 
 
 def _chunks(costs: Sequence[int], num_draws: int, budget: int) -> Iterator[list[int]]:

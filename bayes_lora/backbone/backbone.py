@@ -258,11 +258,13 @@ class Backbone(nn.Module):
         given: dict[str, Any] = dict(inputs)
         if encoder_states is not None:
             given["encoder_outputs"] = BaseModelOutput(last_hidden_state=encoder_states)
-        # A bias added behind the head (BART's) has the whole vocabulary's size.
-        behind = tokens is not None and hasattr(self.language_model, "final_logits_bias")
-        with self._head.only(needed, None if behind else tokens):
+        # Quantised heads keep their weight packed, and a bias added behind the head (BART's) has
+        # the whole vocabulary's size: there, all of it is computed and the rest left out.
+        plain = type(self._head.base) is nn.Linear
+        restricts = plain and not hasattr(self.language_model, "final_logits_bias")
+        with self._head.only(needed, tokens if restricts else None):
             logits = self.language_model(**given).logits
-        logits = logits[:, tokens] if behind else logits
+        logits = logits if tokens is None or restricts else logits[:, tokens]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _check_row_alignment(self) -> None:

@@ -40,8 +40,7 @@ class SelectiveHead(nn.Module):
         chosen = states[self._needed]
         if self._tokens is None:
             return self.base(chosen)
-        if type(self.base) is not nn.Linear:  # quantised heads keep their weight packed
-            return self.base(chosen)[:, self._tokens]
+        assert isinstance(self.base, nn.Linear)
         bias = None if self.base.bias is None else self.base.bias[self._tokens]
         return F.linear(chosen, self.base.weight[self._tokens], bias)
 
