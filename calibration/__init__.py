@@ -17,6 +17,7 @@ from calibration.errors import (
     ReportError,
     UndefinedMetricError,
 )
+from calibration.macro import Estimate, macro_interval, paired_difference
 from calibration.metrics import (
     accuracy,
     adaptive_ece,
@@ -36,6 +37,7 @@ from calibration.validation import Predictions, validate
 
 __all__ = [
     "CalibrationError",
+    "Estimate",
     "Interval",
     "InvalidPredictionsError",
     "ParameterError",
@@ -55,8 +57,10 @@ __all__ = [
     "ece",
     "entropy",
     "fit_temperature",
+    "macro_interval",
     "mce",
     "nll",
+    "paired_difference",
     "read_predictions",
     "reliability_diagram",
     "risk_coverage_diagram",

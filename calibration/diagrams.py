@@ -1,14 +1,8 @@
-"""Pictures of calibration as SVG text, to be put inline into a page or saved to a file.
+"""Pictures of calibration as SVG text, to be put inline into a page or saved to a file."""
 
-Drawn with matplotlib's objects, never with pyplot, so no global state or window is involved.
-"""
-
-import io
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,14 +10,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
+from calibration.drawing import COLOURS, INK, LINES, legend, percent, style, svg
 from calibration.metrics import BINS, ece, equal_width_bins, risk_at_coverage
 from calibration.validation import Booleans, Floats, Integers, Predictions, validate
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; light enough for a dark page.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-LINES = ("-", "--", ":", "-.")
-# Replaced by the text colour of the page around the picture, whichever that is.
-INK = "#1f2328"
 # Left of this coverage a handful of rows decides the error rate and the curve is noise.
 LEAST_COVERAGE = 0.05
 CURVE_POINTS = 400
@@ -124,8 +114,9 @@ def reliability_diagram(
     _draw_histogram(lower, data.confidences, bins)
     upper.text(0.04, 0.94, f"ECE {error:.3f}", transform=upper.transAxes, va="top", color=INK)
     for axes in (upper, lower):
-        _style(axes)
-    return _svg(figure, f"Reliability diagram, ECE {error:.3f}")
+        style(axes)
+        percent(axes.xaxis, axes.yaxis)
+    return svg(figure, f"Reliability diagram, ECE {error:.3f}")
 
 
 def _draw_reliability(axes: Axes, binned: ReliabilityBins, bins: int) -> None:
@@ -183,10 +174,11 @@ def risk_coverage_diagram(curves: Mapping[str, Predictions]) -> str:
     axes.set(xlabel="coverage: share of rows answered", ylabel="error rate of the answers")
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
-    _style(axes)
+    style(axes)
+    percent(axes.xaxis, axes.yaxis)
     if curves:
-        _legend(axes, list(curves))
-    return _svg(figure, "Risk-coverage curves")
+        legend(axes, list(curves))
+    return svg(figure, "Risk-coverage curves")
 
 
 def _draw_curve(axes: Axes, data: Predictions, index: int) -> None:
@@ -202,37 +194,3 @@ def _draw_curve(axes: Axes, data: Predictions, index: int) -> None:
         marker="o" if len(rows) == 1 else "",
         label=f"curve {index}",
     )
-
-
-def _legend(axes: Axes, names: Sequence[str]) -> None:
-    """Names are put in afterwards, as matplotlib hides labels that begin with an underscore."""
-    legend = axes.legend(frameon=False, labelcolor=INK)
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)  # a name with two dollar signs is no formula
-        # A file name that is not UTF-8 comes with lone surrogates, on which matplotlib fails.
-        text.set_text(name.encode("utf-8", errors="replace").decode("utf-8"))
-
-
-def _style(axes: Axes) -> None:
-    """Percent on both axes, a faint grid, no box, everything in the page's text colour."""
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-        axis.label.set_color(INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    axes.tick_params(color=INK, labelcolor=INK, labelsize=9)
-    axes.grid(color=INK, alpha=0.12, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _svg(figure: Figure, label: str) -> str:
-    """The figure as an `<svg>` element that scales with the page and takes its text colour."""
-    buffer = io.StringIO()
-    settings = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "calibration"})
-    with settings, warnings.catch_warnings():
-        # Text stays text, drawn in the reader's fonts: what matplotlib's own lacks is no matter.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    drawn = buffer.getvalue()
-    body = drawn[drawn.index("<svg") + len("<svg") :].replace(INK, "currentColor")
-    return f'<svg role="img" aria-label="{label}"{body}'

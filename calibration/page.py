@@ -9,12 +9,14 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from calibration.diagrams import reliability_diagram, risk_coverage_diagram
+from calibration.differences import Difference
 from calibration.entry import Entry
-from calibration.reading import PredictionsFile, Row
+from calibration.macro import LEAST_TASKS
+from calibration.reading import PredictionsFile, Row, Support
 from calibration.summary import entropy, most_confidently_wrong, most_uncertain
-from calibration.tables import FURTHER, HEADLINE, Column, Line, best_shown, cells, rows_text
+from calibration.support_tables import support_section
+from calibration.tables import FURTHER, HEADLINE, Column, Line, best_shown, cells, count_text
 from calibration.task_tables import compare_tasks, task_lines
-from calibration.tasks import LEAST_TASKS
 
 EXAMPLES = 10
 OPTIONS_SHOWN = 5
@@ -36,6 +38,7 @@ class Example:
 
     line: int
     task: str | None
+    support: Support | None
     input: str | None
     choices: list[Choice]
     hidden: int
@@ -43,11 +46,18 @@ class Example:
     mutual_information: float | None
 
 
-def render(entries: Sequence[Entry], *, title: str, settings: dict[str, float | int]) -> str:
+def render(
+    entries: Sequence[Entry],
+    differences: Sequence[Difference],
+    *,
+    title: str,
+    settings: dict[str, float | int],
+) -> str:
     """The page for some predictions files.
 
     Args:
         entries: The files in the order to show them, at least one.
+        differences: Between those of them that have support sizes.
         title: The page's head.
         settings: `bins`, `resamples`, `level` and `seed`, named on the page.
 
@@ -69,6 +79,8 @@ def render(entries: Sequence[Entry], *, title: str, settings: dict[str, float | 
             "headline": (HEADLINE, _file_lines(entries, HEADLINE)),
             "further": (FURTHER, _file_lines(entries, FURTHER)),
         },
+        support=support_section(entries, differences),
+        mixing=any(entry.support is not None and entry.support.mixes for entry in entries),
         comparison=compare_tasks(entries),
         sections=[_section(entry) for entry in entries],
         same_rows=_same_rows(entries),
@@ -91,8 +103,11 @@ def _section(entry: Entry) -> dict[str, Any]:
 
 
 def _same_rows(entries: Sequence[Entry]) -> bool:
-    """Whether the files answer the same questions, so that comparing them is fair."""
-    asked = [[(row.input, row.options, row.label) for row in entry.file.rows] for entry in entries]
+    """Whether the files answer the same questions from the same support, so that it is fair."""
+    asked = [
+        [(row.input, row.options, row.label, row.support) for row in entry.file.rows]
+        for entry in entries
+    ]
     return all(questions == asked[0] for questions in asked)
 
 
@@ -106,8 +121,13 @@ def _file_lines(entries: Sequence[Entry], columns: Sequence[Column]) -> list[Lin
 
 
 def _size(entry: Entry) -> str:
-    rows = rows_text([len(entry.file.rows)])
-    return rows if entry.tasks is None else f"{rows} of {len(entry.tasks.each)} tasks, pooled"
+    size = count_text([len(entry.file.rows)], "row")
+    if entry.tasks is not None:
+        size += f" of {entry.tasks.count} tasks"
+    if entry.support is not None:
+        size += f" with support size {', '.join(f'{own.size}' for own in entry.support.sizes)}"
+    pooled = entry.tasks is not None or (entry.support is not None and entry.support.mixes)
+    return f"{size}, pooled" if pooled else size
 
 
 def _examples(file: PredictionsFile, rows: np.ndarray) -> list[Example]:
@@ -125,5 +145,12 @@ def _example(row: Row, row_entropy: float) -> Example:
     ]
     hidden = len(order) - len(shown)
     return Example(
-        row.line, row.task, row.input, choices, hidden, row_entropy, row.mutual_information
+        line=row.line,
+        task=row.task,
+        support=row.support,
+        input=row.input,
+        choices=choices,
+        hidden=hidden,
+        entropy=row_entropy,
+        mutual_information=row.mutual_information,
     )

@@ -2,18 +2,33 @@
 
 Required in every row: `options` (list of strings), `probabilities` (one number per option) and
 `label` (one of the options); the options may differ between rows. Used if there: `input` (string),
-`task` (string, in every row or in none), `num_draws` (int, the same in every row) and
-`mutual_information` (nats). Other keys are left alone.
+`task` (string, in every row or in none), `num_draws` (int, the same in every row),
+`mutual_information` (nats), `support_size` (int from 0 up, in every row or in none: how many
+labelled examples the task's posterior was adapted on, in all or a class, but counted alike in every
+row) and `support_seed` (int: which sample of them). One file is one method; it may hold the same
+questions under several support sizes and seeds. Other keys are left alone.
 """
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from calibration.errors import InvalidPredictionsError, PredictionsFileError
 from calibration.validation import Predictions, validate
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Support(NamedTuple):
+    """The support sample behind a row: how many labelled examples, and which draw of them."""
+
+    size: int
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class Row:
         label: Index of the true option, or None if unknown.
         num_draws: Posterior draws averaged over, if the file has it; 0: the posterior mean alone.
         mutual_information: In nats, if the file has it.
+        support: What the posterior of its task was adapted on, if the file has it.
     """
 
     line: int
@@ -39,6 +55,7 @@ class Row:
     label: int | None
     num_draws: int | None
     mutual_information: float | None
+    support: Support | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,20 @@ class PredictionsFile:
     predictions: Predictions
     num_draws: int | None
 
+    def split(self, key: Callable[[Row], Key]) -> dict[Key, "PredictionsFile"]:
+        """The rows of each key as a file of their own, keys in order of first appearance."""
+        places: dict[Key, list[int]] = {}
+        for place, row in enumerate(self.rows):
+            places.setdefault(key(row), []).append(place)
+        return {
+            name: replace(
+                self,
+                rows=tuple(self.rows[place] for place in own),
+                predictions=self.predictions.take(np.array(own)),
+            )
+            for name, own in places.items()
+        }
+
 
 class _RowError(Exception):
     """What is wrong with the row being read; the file and line are added further up."""
@@ -73,12 +104,15 @@ def read_predictions(path: Path) -> PredictionsFile:
 
     Raises:
         PredictionsFileError: For a file that cannot be read, is empty, or has a row that is
-            broken, unlabelled, no probability distribution or, unlike others, without a task; it
-            names the file and the line.
+            broken, unlabelled, no probability distribution or, unlike others, without a task,
+            support size or (unlike others of its task and size) support seed; it names the file
+            and the line.
     """
     rows = _read_rows(path)
     labels = _labels(path, rows)
-    _check_tasks(path, rows)
+    _check_all_or_none(path, rows, "task", lambda row: row.task)
+    _check_all_or_none(path, rows, "support_size", lambda row: row.support)
+    _check_seeds(path, rows)
     for row in rows:
         if row.num_draws != rows[0].num_draws:
             raise PredictionsFileError(
@@ -128,16 +162,32 @@ def _labels(path: Path, rows: list[Row]) -> list[int]:
     return [row.label for row in rows if row.label is not None]
 
 
-def _check_tasks(path: Path, rows: list[Row]) -> None:
-    """Every row has a task or none has: a row without one would count in no task."""
-    first = rows[0]
+def _check_all_or_none(
+    path: Path, rows: Sequence[Row], key: str, value: Callable[[Row], Any], of: str = ""
+) -> None:
+    """All of these rows have the key or none has: one without would count nowhere."""
     for row in rows:
-        if (row.task is None) != (first.task is None):
-            here, there = ("no", "one") if row.task is None else ("a", "none")
+        if (value(row) is None) != (value(rows[0]) is None):
+            here, there = ("no", "one") if value(row) is None else ("a", "none")
             raise PredictionsFileError(
-                f'{path}, line {row.line}: has {here} "task", but line {first.line} has {there}; '
-                "give one in every row or in none"
+                f'{path}, line {row.line}: has {here} "{key}", but line {rows[0].line}{of} has '
+                f"{there}; give one in every row{of} or in none"
             )
+
+
+def _check_seeds(path: Path, rows: Sequence[Row]) -> None:
+    """Sizes may differ in it: there is but one sample of 0 examples, which needs no seed."""
+    groups: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.task, row.support and row.support.size), []).append(row)
+    for own in groups.values():
+        _check_all_or_none(
+            path,
+            own,
+            "support_seed",
+            lambda row: row.support and row.support.seed,
+            " of this task and support size",
+        )
 
 
 def _parse(line: bytes, number: int) -> Row:
@@ -157,8 +207,9 @@ def _parse(line: bytes, number: int) -> Row:
         options=options,
         probabilities=_probabilities(record, len(options)),
         label=_label(record, options),
-        num_draws=_num_draws(record),
+        num_draws=_optional_count(record, "num_draws"),
         mutual_information=_optional_number(record, "mutual_information"),
+        support=_support(record),
     )
 
 
@@ -196,13 +247,25 @@ def _label(record: dict[str, Any], options: tuple[str, ...]) -> int | None:
     return options.index(label)
 
 
-def _num_draws(record: dict[str, Any]) -> int | None:
-    draws = record.get("num_draws")
-    if draws is None:
-        return None
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 0:
-        raise _RowError(f'"num_draws" must be a whole number from 0 up, not {draws!r:.60}')
-    return draws
+def _support(record: dict[str, Any]) -> Support | None:
+    size = _optional_count(record, "support_size")
+    seed = record.get("support_seed")
+    if seed is not None and not _is_whole(seed):
+        raise _RowError(f'"support_seed" must be a whole number, not {seed!r:.60}')
+    if size is None and seed is not None:
+        raise _RowError('has a "support_seed" but no "support_size"; give the size too')
+    return None if size is None else Support(size, seed)
+
+
+def _optional_count(record: dict[str, Any], key: str) -> int | None:
+    value = record.get(key)
+    if value is not None and (not _is_whole(value) or value < 0):
+        raise _RowError(f'"{key}" must be a whole number from 0 up, not {value!r:.60}')
+    return value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _optional_text(record: dict[str, Any], key: str) -> str | None:

@@ -8,12 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from calibration.bootstrap import LEVEL, RESAMPLES
+from calibration.differences import compare_files, describe_difference
 from calibration.entry import Entry, describe
 from calibration.errors import ParameterError, ReportError
 from calibration.metrics import BINS
 from calibration.page import render
 from calibration.reading import read_predictions
 from calibration.summary import measure
+from calibration.support import measure_support
 from calibration.tasks import measure_tasks
 
 VERSIONS_OF = ("numpy", "scipy", "netcal", "matplotlib", "jinja2")
@@ -46,15 +48,18 @@ def write_report(
     """
     settings = {"bins": BINS, "resamples": resamples, "level": LEVEL, "seed": seed}
     entries = _entries(files, resamples=resamples, seed=seed)
+    differences = compare_files(entries, resamples=resamples, level=LEVEL, seed=seed)
+    compared = {"comparisons": [describe_difference(difference) for difference in differences]}
     described = {
         "title": title,
         "predictions": [describe(entry) for entry in entries],
+        **(compared if differences else {}),
         "settings": settings,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in VERSIONS_OF},
     }
     texts = {
         "report.json": json.dumps(described, indent=2, allow_nan=False) + "\n",
-        "report.html": render(entries, title=title, settings=settings),
+        "report.html": render(entries, differences, title=title, settings=settings),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -75,6 +80,7 @@ def _entries(files: Sequence[Path], *, resamples: int, seed: int) -> list[Entry]
             file,
             measure(file, resamples=resamples, level=LEVEL, seed=seed),
             measure_tasks(file, resamples=resamples, level=LEVEL, seed=seed),
+            measure_support(file, resamples=resamples, level=LEVEL, seed=seed),
         )
         for name, file in zip(names, read, strict=True)
     ]

@@ -9,7 +9,7 @@ from calibration.errors import UndefinedMetricError
 from calibration.metrics import METRICS
 from calibration.reading import PredictionsFile
 from calibration.resampling import resampled_metrics
-from calibration.validation import Floats, Integers, Predictions
+from calibration.validation import Floats, Integers
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ def measure(file: PredictionsFile, *, resamples: int, level: float, seed: int) -
         ParameterError: For `resamples` below 1 or a `level` outside (0, 1).
     """
     check_settings(resamples, level)
-    classwise = len({row.options for row in file.rows}) == 1
-    values, undefined = _values(file.predictions, classwise)
-    drawn = resampled_metrics(file.predictions, classwise=classwise, resamples=resamples, seed=seed)
+    values, undefined = metric_values(file)
+    drawn = resampled_metrics(
+        file.predictions, classwise=_same_options(file), resamples=resamples, seed=seed
+    )
     intervals: dict[str, Interval | None] = dict.fromkeys(values)
     for name in [name for name in values if name not in undefined]:
         try:
@@ -57,19 +58,25 @@ def measure(file: PredictionsFile, *, resamples: int, level: float, seed: int) -
     return Measured(values, intervals, undefined)
 
 
-def _values(data: Predictions, classwise: bool) -> tuple[dict[str, float | None], dict[str, str]]:
-    """The metrics, and why some have no value."""
+def metric_values(file: PredictionsFile) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The metrics of `METRICS` by name, None where undefined, and why some have no value."""
+    data = file.predictions
     values: dict[str, float | None] = {}
     undefined = {}
     for name, metric in METRICS.items():
         try:
-            if name == "classwise_ece" and not classwise:
+            if name == "classwise_ece" and not _same_options(file):
                 raise UndefinedMetricError("rows have different options, so there are no classes")
             values[name] = metric(data.probabilities, data.labels, data.num_options)
         except UndefinedMetricError as error:
             values[name] = None
             undefined[name] = str(error)
     return values, undefined
+
+
+def _same_options(file: PredictionsFile) -> bool:
+    """Whether option k is the same class in every row."""
+    return len({row.options for row in file.rows}) == 1
 
 
 def entropy(probabilities: Floats) -> Floats:

@@ -7,6 +7,7 @@ from calibration.bootstrap import Interval
 from calibration.summary import Measured
 
 NO_VALUE = "\N{EN DASH}"
+SIGNED = "+z"  # no minus before what is rounded to 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ FURTHER = (
     ),
     Column("aurc", "AURC", "Error rate when only the surest rows are answered, over all shares."),
 )
+COMPARED = tuple(column for column in HEADLINE if column.name in ("accuracy", "nll", "ece"))
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,21 @@ class Line:
     overall: bool = False
 
 
+@dataclass(frozen=True)
+class SideBySide:
+    """The same lines for several files.
+
+    Attributes:
+        files: The files' names.
+        columns: The metrics, each shown for every file.
+        lines: Each has a cell per file for the first metric, then for the next.
+    """
+
+    files: list[str]
+    columns: tuple[Column, ...]
+    lines: list[Line]
+
+
 def cells(
     measured: Measured, columns: Iterable[Column], best: Mapping[str, str | None] | None = None
 ) -> list[Cell]:
@@ -100,6 +117,22 @@ def cells(
         best: From `best_shown`, to mark the best values; by default none is.
     """
     return [_cell(measured, column, (best or {}).get(column.name)) for column in columns]
+
+
+def difference_cells(measured: Measured, columns: Iterable[Column]) -> list[Cell]:
+    """Differences of metrics as shown, with their signs; those of percentages are in points.
+
+    Args:
+        measured: Values, none of them undefined, and intervals.
+        columns: The metrics to show.
+    """
+    shown = []
+    for column in columns:
+        value, interval = measured.values[column.name], measured.intervals[column.name]
+        unit = " points" if column.percent else ""
+        text = NO_VALUE if value is None else _number(value, column, SIGNED) + unit
+        shown.append(Cell(text, _range(interval, column, SIGNED), False, ""))
+    return shown
 
 
 def _cell(measured: Measured, column: Column, best: str | None) -> Cell:
@@ -135,17 +168,18 @@ def value_text(value: float | None, column: Column) -> str:
     return _number(value, column) + (" %" if column.percent else "")
 
 
-def rows_text(counts: Sequence[int]) -> str:
-    """How many rows there are, of one thing or of several that may differ in it."""
+def count_text(counts: Sequence[int], noun: str) -> str:
+    """How many there are, in one thing or in several that may differ in it."""
     least, most = min(counts), max(counts)
-    return f"{least:,} rows" if least == most else f"{least:,} to {most:,} rows"
+    shown = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{shown} {noun}{'' if most == 1 else 's'}"
 
 
-def _number(value: float, column: Column) -> str:
-    return f"{100 * value:.1f}" if column.percent else f"{value:.3f}"
-
-
-def _range(interval: Interval | None, column: Column) -> str:
+def _range(interval: Interval | None, column: Column, sign: str = "") -> str:
     if interval is None:
         return ""
-    return f"{_number(interval.low, column)} to {_number(interval.high, column)}"
+    return f"{_number(interval.low, column, sign)} to {_number(interval.high, column, sign)}"
+
+
+def _number(value: float, column: Column, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f}" if column.percent else f"{value:{sign}.3f}"

@@ -5,22 +5,21 @@ from dataclasses import dataclass, replace
 
 from calibration.entry import Entry
 from calibration.tables import (
-    HEADLINE,
+    COMPARED,
     Cell,
     Column,
     Line,
+    SideBySide,
     best_shown,
     cells,
-    rows_text,
+    count_text,
     value_text,
 )
-from calibration.tasks import TaskMeasured, Tasks, macro_values
-
-COMPARED = tuple(column for column in HEADLINE if column.name in ("accuracy", "nll", "ece"))
+from calibration.tasks import MacroAverage, TaskMeasured, mean_values
 
 
 def task_lines(entry: Entry, columns: Sequence[Column]) -> list[Line]:
-    """A file's metrics: over all rows, averaged over tasks, and of each task.
+    """A file's metrics: over all rows, averaged over tasks, and of each task and support size.
 
     Args:
         entry: The file.
@@ -31,42 +30,41 @@ def task_lines(entry: Entry, columns: Sequence[Column]) -> list[Line]:
     """
     if entry.tasks is None:
         return []
-    each = entry.tasks.each
-    pooled = f"{rows_text([len(entry.file.rows)])}, each counting the same"
-    macro = f"mean over {len(each)} tasks, each counting the same"
-    return [
-        Line("All rows pooled", pooled, cells(entry.measured, columns), overall=True),
-        Line("Macro average", macro, _macro_cells(entry.tasks, columns), overall=True),
-        *(Line(t.task, rows_text([t.n]), cells(t.measured, columns)) for t in each),
-    ]
+    total, macro = entry.tasks.count, entry.tasks.macro
+    pooled = f"{count_text([len(entry.file.rows)], 'row')}, each counting the same"
+    lines = [Line("All rows pooled", pooled, cells(entry.measured, columns), overall=True)]
+    if macro is not None:
+        note = f"mean over {total} tasks, each counting the same"
+        lines.append(Line("Macro average", note, _macro_cells(macro, total, columns), overall=True))
+    lines += [Line(t.task, _task_note(t), cells(t.measured, columns)) for t in entry.tasks.each]
+    return lines
 
 
-def _macro_cells(tasks: Tasks, columns: Sequence[Column]) -> list[Cell]:
+def _task_note(task: TaskMeasured) -> str:
+    rows = count_text([task.n], "row")
+    if task.size is None:
+        return rows
+    return f"support size {task.size}, {count_text([task.seeds], 'seed')}, {rows}"
+
+
+def _macro_cells(macro: MacroAverage, total: int, columns: Sequence[Column]) -> list[Cell]:
     """The means; one over fewer tasks than there are says so."""
-    total = len(tasks.each)
     shown = []
-    for column, cell in zip(columns, cells(tasks.macro.measured, columns), strict=True):
-        count = tasks.macro.counts[column.name]
+    for column, cell in zip(columns, cells(macro.measured, columns), strict=True):
+        count = macro.counts[column.name]
         note = f"{cell.below} ({count} of {total} tasks)".strip()
         shown.append(replace(cell, below=note) if 0 < count < total else cell)
     return shown
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The tasks that several files share, by file.
+class Comparison(SideBySide):
+    """The average over the tasks that several files share, and each of these tasks.
 
     Attributes:
-        files: The files' names.
-        columns: The metrics, each shown for every file.
-        lines: The average over the shared tasks and then each of them; a line has a cell per file
-            for the first metric, then for the next.
         unshared: How many tasks are left out, as not every file has them.
     """
 
-    files: list[str]
-    columns: tuple[Column, ...]
-    lines: list[Line]
     unshared: int
 
 
@@ -74,7 +72,8 @@ def compare_tasks(entries: Sequence[Entry]) -> Comparison | None:
     """Set the tasks of files with several tasks side by side.
 
     Args:
-        entries: The report's files; those without several tasks are not compared.
+        entries: The report's files; those without several tasks and those with support sizes,
+            which are compared size by size (`calibration.support_tables`), are left out.
 
     Returns:
         None unless two files or more have two tasks or more in common.
@@ -82,7 +81,7 @@ def compare_tasks(entries: Sequence[Entry]) -> Comparison | None:
     by_task = {
         entry.name: {task.task: task for task in entry.tasks.each}
         for entry in entries
-        if entry.tasks is not None
+        if entry.tasks is not None and entry.support is None
     }
     if len(by_task) < 2:
         return None
@@ -98,13 +97,15 @@ def compare_tasks(entries: Sequence[Entry]) -> Comparison | None:
 
 def _average_line(of_files: Sequence[Sequence[TaskMeasured]]) -> Line:
     note = f"mean over {len(of_files[0])} tasks"
-    return Line("Macro average", note, _side_by_side([*map(macro_values, of_files)]), overall=True)
+    means = [mean_values([task.measured.values for task in tasks]) for tasks in of_files]
+    return Line("Macro average", note, _side_by_side(means), overall=True)
 
 
 def _task_line(in_files: Sequence[TaskMeasured]) -> Line:
     """One task as each file has it."""
     values = [task.measured.values for task in in_files]
-    return Line(in_files[0].task, rows_text([task.n for task in in_files]), _side_by_side(values))
+    rows = count_text([task.n for task in in_files], "row")
+    return Line(in_files[0].task, rows, _side_by_side(values))
 
 
 def _side_by_side(of_files: Sequence[Mapping[str, float | None]]) -> list[Cell]:

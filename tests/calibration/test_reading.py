@@ -52,6 +52,42 @@ def test_a_row_without_a_task_among_rows_with_one(write_rows):
     assert str(caught.value).startswith(f'{path}, line 3: has no "task", but line 1 has one')
 
 
+def test_reads_the_support(write_rows):
+    samples = [
+        {"support_size": 0},
+        {"support_size": 4, "support_seed": 0},
+        {"support_size": 4, "support_seed": -7},
+        {"support_size": 10**20, "support_seed": None},
+    ]
+    rows = read_predictions(write_rows([GOOD | sample for sample in samples])).rows
+    assert [row.support for row in rows] == [(0, None), (4, 0), (4, -7), (10**20, None)]
+    assert read_predictions(write_rows([GOOD])).rows[0].support is None
+
+
+def test_a_row_without_a_support_size_among_rows_with_one(write_rows):
+    path = write_rows([GOOD | {"support_size": 0}, "", GOOD])
+    with pytest.raises(PredictionsFileError) as caught:
+        read_predictions(path)
+    assert str(caught.value) == (
+        f'{path}, line 3: has no "support_size", but line 1 has one; '
+        "give one in every row or in none"
+    )
+
+
+def test_a_row_without_a_support_seed_among_those_of_its_task_and_size(write_rows):
+    four = GOOD | {"task": "p", "support_size": 4}
+    seeded = four | {"support_seed": 0}
+    fine = [seeded, four | {"support_size": 0}, four | {"task": "q"}]
+    assert len(read_predictions(write_rows(fine)).rows) == 3
+    path = write_rows([*fine, four])
+    with pytest.raises(PredictionsFileError) as caught:
+        read_predictions(path)
+    words = 'line 4: has no "support_seed", but line 1 of this task and support size has one'
+    assert words in str(caught.value)
+    with pytest.raises(PredictionsFileError, match=r'has a "support_seed", but line 1 .* has none'):
+        read_predictions(write_rows([four, seeded]))
+
+
 def without(key):
     return {name: value for name, value in GOOD.items() if name != key}
 
@@ -88,6 +124,13 @@ def without(key):
         (GOOD | {"options": ["no"], "probabilities": [1.0]}, "at least two"),
         (GOOD | {"num_draws": 2.5}, '"num_draws" must be a whole number'),
         (GOOD | {"num_draws": -1}, '"num_draws" must be a whole number'),
+        (GOOD | {"support_size": -1}, '"support_size" must be a whole number from 0 up, not -1'),
+        (GOOD | {"support_size": 4.0}, '"support_size" must be a whole number from 0 up, not 4.0'),
+        (GOOD | {"support_size": True}, '"support_size" must be a whole number'),
+        (GOOD | {"support_size": 4, "support_seed": "1"}, '"support_seed" must be a whole number'),
+        (GOOD | {"support_size": 4, "support_seed": False}, "whole number, not False"),
+        (GOOD | {"support_seed": 1}, 'has a "support_seed" but no "support_size"'),
+        (GOOD | {"support_size": 4}, 'has a "support_size", but line 1 has none'),
         (GOOD | {"num_draws": 4}, "num_draws is 4 but None on line 1"),
         (GOOD | {"mutual_information": "high"}, '"mutual_information" must be a number'),
         (GOOD | {"mutual_information": float("nan")}, '"mutual_information" holds nan'),
