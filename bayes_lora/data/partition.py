@@ -50,6 +50,21 @@ class Partition:
                 )
         return tuple(found)
 
+    def check_leaks(self, train: str = "train", test: str = "test") -> None:
+        """Check that no task to train on is one to test on.
+
+        Raises:
+            ConfigError: There is no such part.
+            InputDataError: A task is in both.
+        """
+        tested = self.tasks(test)
+        shared = [name for name in self.tasks(train) if name in tested]
+        if shared:
+            raise InputDataError(
+                f"{self.name}: in part {train!r} and in part {test!r}: {', '.join(shared)}: a leak "
+                "between partitions; take each task out of one of them"
+            )
+
     def _within(self, one: str, other: str) -> bool:
         """Whether a part is meant as a selection of another: `unseen_domain_test` of `test`."""
         return one.endswith(f"_{other}") and set(self.parts[one]) <= set(self.parts[other])
