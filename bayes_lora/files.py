@@ -34,8 +34,8 @@ def check_file(path: Path) -> None:
 
 
 @contextmanager
-def atomic_text(path: str | Path) -> Iterator[TextIO]:
-    """Open a UTF-8 file that appears under ``path`` only when the ``with`` block succeeds.
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to, which takes the name ``path`` only when the block succeeds.
 
     Raises:
         ConfigError: The file cannot be written there.
@@ -44,14 +44,27 @@ def atomic_text(path: str | Path) -> Iterator[TextIO]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            yield file
+        yield unfinished
         unfinished.replace(path)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+@contextmanager
+def atomic_text(path: str | Path) -> Iterator[TextIO]:
+    """Open a UTF-8 file that appears under ``path`` only when the ``with`` block succeeds.
+
+    Raises:
+        ConfigError: The file cannot be written there.
+    """
+    with (
+        atomic_file(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", newline="") as file,
+    ):
+        yield file
 
 
 @contextmanager

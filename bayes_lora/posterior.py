@@ -7,18 +7,24 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from bayes_lora.backbone import Backbone, load_backbone
+from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example
 from bayes_lora.effects import Normal
-from bayes_lora.errors import ConfigError, RunFolderError
+from bayes_lora.errors import ConfigError
 from bayes_lora.files import atomic_folder
 from bayes_lora.guides import Guide, sample
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import Predictions, predict
-from bayes_lora.run_config import CONFIG_FILE, PosteriorConfig, check_free, describe, read_config
+from bayes_lora.run_config import (
+    CONFIG_FILE,
+    PosteriorConfig,
+    check_free,
+    describe,
+    load_state,
+    read_config,
+)
 from bayes_lora.scorers import ClassHead, check_scorable, make_scorer
 
 WEIGHTS_FILE = "posterior.safetensors"
@@ -186,31 +192,7 @@ class Posterior:
         """
         folder = Path(folder)
         config, recorded = read_config(folder / CONFIG_FILE)
-        name = backbone or recorded.name
-        loaded = load_backbone(
-            name,
-            targets=recorded.targets,
-            dtype=dtype or getattr(torch, recorded.dtype),
-            max_length=recorded.max_length,
-        )
-        if loaded.fingerprint != recorded.fingerprint:
-            raise RunFolderError(
-                f"{folder} was fitted on {recorded.name!r} with fingerprint "
-                f"{recorded.fingerprint[:12]}, but {name!r} has {loaded.fingerprint[:12]}: its "
-                f"weights are not the same. Give the original backbone."
-            )
-        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        loaded = recorded.load(folder, name=backbone, dtype=dtype, device=device)
         model, guide = config.build(loaded)
-        _load_weights(folder / WEIGHTS_FILE, model, guide)
+        load_state(folder / WEIGHTS_FILE, {"guide.": guide, "model.": model})
         return cls(model, guide, config)
-
-
-def _load_weights(path: Path, model: BayesianModel, guide: Guide) -> None:
-    try:
-        state = safetensors.torch.load_file(path)
-        for prefix, module in (("guide.", guide), ("model.", model)):
-            part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            module.load_state_dict(part)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunFolderError(f"{path} cannot be read: {reason}") from error

@@ -6,7 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bayes_lora.backbone import Backbone
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from bayes_lora.backbone import Backbone, load_backbone
 from bayes_lora.effects import Effect, Prior
 from bayes_lora.errors import RunFolderError
 from bayes_lora.files import check_writable
@@ -16,6 +21,9 @@ from bayes_lora.named import named_from_json, named_to_json
 from bayes_lora.scorers import SCORERS, Scorer
 
 CONFIG_FILE = "posterior.json"
+META_FILE = "meta.json"
+ADAPTED_FILE = "adapted.json"
+DESCRIPTIONS = (CONFIG_FILE, META_FILE, ADAPTED_FILE)  # of the three kinds of run
 FORMAT = 2
 
 
@@ -80,12 +88,53 @@ class RecordedBackbone:
             str(backbone.dtype).removeprefix("torch."),
         )
 
+    def load(
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> Backbone:
+        """Load the backbone that a run was fitted on.
+
+        Args:
+            folder: The run, for messages.
+            name: The backbone's name or path, if it is not where it was.
+            dtype: Of the frozen weights; None for the one of the fit.
+            device: Where to run; None for a GPU if there is one.
+
+        Raises:
+            RunFolderError: The backbone's weights are other ones.
+        """
+        name = name or self.name
+        loaded = load_backbone(
+            name,
+            targets=self.targets,
+            dtype=dtype or getattr(torch, self.dtype),
+            max_length=self.max_length,
+        )
+        if loaded.fingerprint != self.fingerprint:
+            raise RunFolderError(
+                f"{folder} was fitted on {self.name!r} with fingerprint "
+                f"{self.fingerprint[:12]}, but {name!r} has {loaded.fingerprint[:12]}: its "
+                f"weights are not the same. Give the original backbone."
+            )
+        return loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def origin(format_number: int, backbone: Backbone) -> dict[str, Any]:
+    """Describe what every run was made with: its format, backbone and libraries."""
+    return {
+        "format": format_number,
+        "backbone": asdict(RecordedBackbone.of(backbone)),
+        "versions": {name: version(name) for name in ("torch", "transformers", "pyro-ppl")},
+    }
+
 
 def describe(config: PosteriorConfig, backbone: Backbone) -> dict[str, Any]:
     """Describe a run as JSON; ``read_config`` reads it back."""
-    return {
-        "format": FORMAT,
-        "backbone": asdict(RecordedBackbone.of(backbone)),
+    return origin(FORMAT, backbone) | {
         "scorer": named_to_json(config.scorer, SCORERS),
         "label_sets": config.label_sets,
         "guide": config.guide,
@@ -95,7 +144,6 @@ def describe(config: PosteriorConfig, backbone: Backbone) -> dict[str, Any]:
         "kl_weight": config.kl_weight,
         "seed": config.seed,
         "fit": config.fit,
-        "versions": {name: version(name) for name in ("torch", "transformers", "pyro-ppl")},
     }
 
 
@@ -106,14 +154,19 @@ def check_free(folder: Path) -> None:
         RunFolderError: It exists and is not an empty folder.
         ConfigError: Nothing can be written there.
     """
-    if (folder / CONFIG_FILE).exists():
+    if any((folder / name).exists() for name in DESCRIPTIONS):
         raise RunFolderError(f"{folder} holds another run: give a new folder, or delete it first.")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunFolderError(f"{folder} exists and is not an empty folder: give a new one.")
     check_writable(folder)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_described(path: Path, format_number: int) -> dict[str, Any]:
+    """Read a run's description.
+
+    Raises:
+        RunFolderError: There is none, or none of this format.
+    """
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -123,9 +176,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}.") from error
     found = described.get("format") if isinstance(described, dict) else None
-    if found != FORMAT:
+    if found != format_number:
         raise RunFolderError(
-            f"{path} has format {found}, and this version of bayes-lora reads {FORMAT}: "
+            f"{path} has format {found}, and this version of bayes-lora reads {format_number}: "
             f"use the version that wrote it."
         )
     return described
@@ -137,7 +190,7 @@ def read_config(path: Path) -> tuple[PosteriorConfig, RecordedBackbone]:
     Raises:
         RunFolderError: There is no such file, or it describes no posterior of this version.
     """
-    described = _read_json(path)
+    described = read_described(path, FORMAT)
     try:
         config = PosteriorConfig(
             scorer=named_from_json(described["scorer"], SCORERS),
@@ -155,3 +208,19 @@ def read_config(path: Path) -> tuple[PosteriorConfig, RecordedBackbone]:
         return config, RecordedBackbone(**described["backbone"])
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} does not describe a posterior: {error!r}.") from error
+
+
+def load_state(path: Path, modules: dict[str, nn.Module]) -> None:
+    """Load modules' states from one file, each by the prefix of its names.
+
+    Raises:
+        RunFolderError: The file is missing, broken or of something else.
+    """
+    try:
+        state = safetensors.torch.load_file(path)
+        for prefix, module in modules.items():
+            part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            module.load_state_dict(part)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunFolderError(f"{path} cannot be read: {reason}") from error

@@ -9,11 +9,18 @@ from bayes_lora.data import Example, Kind, Task
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal, Prior
 from bayes_lora.errors import ConfigError, InputDataError, check_positive
 from bayes_lora.guides import GUIDES
-from bayes_lora.inference.svi import FitSettings, LabelledRows, fit_svi
+from bayes_lora.inference.svi import FitSettings, fit_svi
 from bayes_lora.model import BayesianModel
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import PosteriorConfig
-from bayes_lora.scorers import ClassHead, Scorer, check_scorable, default_scorer, make_scorer
+from bayes_lora.scorers import (
+    ClassHead,
+    LabelledRows,
+    Scorer,
+    check_scorable,
+    default_scorer,
+    make_scorer,
+)
 
 POPULATION = "population"
 

@@ -1,16 +1,17 @@
-"""What a fit shows while it runs: the ELBO, its two terms, and the time left."""
+"""What a fit shows while it runs: its objective and the time left."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class ELBOProgress(TrainerCallback):
-    """A tqdm bar over optimizer steps; its postfix is in nats for a training row.
+class Progress(TrainerCallback, ABC):
+    """A tqdm bar over optimizer steps.
 
     Args:
-        module: The module being trained, whose ``terms`` hold the last step's figures.
+        module: The module being trained.
         label: What stands before the bar.
         enabled: Whether to show it.
     """
@@ -30,18 +31,39 @@ class ELBOProgress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show this step's ELBO = expected log-likelihood - KL, or that it is tempered."""
-        likelihood, divergence = self.module.terms
-        weight = self.module.model.kl_weight
-        name, factor = ("ELBO", "") if weight == 1 else ("tempered ELBO", f"{weight:g} x ")
+        """Show where this step stands."""
         self.bar.update(1)
-        self.bar.set_postfix_str(
-            f"{name} {likelihood - weight * divergence:.3f} = "
-            f"log-lik. {likelihood:.3f} - {factor}KL {divergence:.3f}",
-            refresh=False,
-        )
+        self.bar.set_postfix_str(self.describe(), refresh=False)
 
     def close(self) -> None:
         """Close the bar, also after an interruption, so that what follows has its own line."""
         if self.bar is not None:
             self.bar.close()
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Say what the last step's objective was."""
+
+
+class ELBOProgress(Progress):
+    """Shows ELBO = expected log-likelihood - KL, or that it is tempered; nats a training row."""
+
+    def describe(self) -> str:
+        """Write the ELBO and its two terms."""
+        likelihood, divergence = self.module.terms
+        weight = self.module.model.kl_weight
+        name, factor = ("ELBO", "") if weight == 1 else ("tempered ELBO", f"{weight:g} x ")
+        return (
+            f"{name} {likelihood - weight * divergence:.3f} = "
+            f"log-lik. {likelihood:.3f} - {factor}KL {divergence:.3f}"
+        )
+
+
+class MetaProgress(Progress):
+    """Shows the hierarchy's negative ELBO; nats a support row."""
+
+    def describe(self) -> str:
+        """Write the loss, and that it is tempered where it is."""
+        weight = self.module.hierarchy.kl_weight
+        name = "ELBO" if weight == 1 else f"ELBO tempered by {weight:g}"
+        return f"{name} {-self.module.last_loss:.3f}"

@@ -1,7 +1,6 @@
 """Stochastic variational inference on ``transformers.Trainer``."""
 
 import math
-import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
@@ -20,9 +18,10 @@ from transformers.trainer_callback import PrinterCallback
 from bayes_lora.errors import ConfigError, FitError, check_positive, check_seed
 from bayes_lora.guides import Guide, sample
 from bayes_lora.inference.progress import ELBOProgress
+from bayes_lora.inference.training_state import training
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
-from bayes_lora.scorers import Row
+from bayes_lora.scorers import LabelledRows, Row
 from calibration import nll
 
 DEV_DRAWS = 8  # in each evaluation on dev rows, with the same base noise every time
@@ -73,14 +72,6 @@ class FitSettings:
         if self.epochs is not None:
             return max(1, round(self.epochs * steps_in_epoch))
         return max(20 * steps_in_epoch, 150)
-
-
-@dataclass(frozen=True)
-class LabelledRows:
-    """Rows to fit or stop on: what the scorer made of them, and the index of each one's label."""
-
-    rows: Sequence[Row]
-    labels: Sequence[int]
 
 
 class RowELBO(TraceMeanField_ELBO):
@@ -190,31 +181,23 @@ def fit_svi(
     """
     if settings.checkpointing:
         model.backbone.enable_gradient_checkpointing()
-    with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _training(model):
+    with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _sharing_rows(model):
         trainer = _make_trainer(model, guide, train, settings, dev, Path(folder))
         bar = ELBOProgress(trainer.svi, label, progress)
         trainer.add_callback(bar)
-        with closing(bar), pyro.validation_enabled(False):  # it would check every draw's entries
+        with closing(bar):
             trainer.train()
 
 
 @contextmanager
-def _training(model: BayesianModel) -> Iterator[None]:
-    """Share rows among draws and switch adapter dropout on, inside the ``with`` block.
-
-    The Trainer seeds the global generators; afterwards they are as the caller left them.
-    """
-    states = random.getstate(), np.random.get_state()
+def _sharing_rows(model: BayesianModel) -> Iterator[None]:
+    """Train inside the ``with`` block, with rows shared among draws."""
     model.share_rows = True
-    model.backbone.train()
     try:
-        with torch.random.fork_rng():
+        with training(model.backbone):
             yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
         model.share_rows = False
-        model.backbone.eval()
 
 
 def _make_trainer(
@@ -232,7 +215,7 @@ def _make_trainer(
     trainer = SVITrainer(
         SVIModule(model, guide, draws),
         args=arguments,
-        train_dataset=list(zip(train.rows, train.labels, strict=True)),
+        train_dataset=list(train),
         eval_dataset=[] if dev else None,
         data_collator=lambda rows: _collate(model, rows, draws),
         optimizers=(_optimizer(model, guide, settings), None),

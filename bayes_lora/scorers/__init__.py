@@ -1,6 +1,6 @@
 """Scorers by name, one a file: how a forward pass becomes logits over an example's options."""
 
-from bayes_lora.scorers.base import Batch, Row, Scorer
+from bayes_lora.scorers.base import Batch, LabelledRows, Row, Scorer
 from bayes_lora.scorers.choosing import (
     SCORERS,
     check_scorable,
@@ -9,6 +9,7 @@ from bayes_lora.scorers.choosing import (
     make_scorer,
 )
 from bayes_lora.scorers.class_head import ClassHead
+from bayes_lora.scorers.conjugate import Conjugate
 from bayes_lora.scorers.likelihood import LetterLikelihood, Likelihood
 from bayes_lora.scorers.similarity import Similarity
 
@@ -16,6 +17,8 @@ __all__ = [
     "SCORERS",
     "Batch",
     "ClassHead",
+    "Conjugate",
+    "LabelledRows",
     "LetterLikelihood",
     "Likelihood",
     "Row",

@@ -1,7 +1,7 @@
 """What a scorer is: how examples become forward passes, and those become logits over options."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -28,6 +28,20 @@ class Row:
     ids: TokenIds
     options: tuple[TokenIds, ...] = ()
     cut: bool = False
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows to learn from: what the scorer made of them, and the index of each one's label."""
+
+    rows: Sequence[Row] = ()
+    labels: Sequence[int] = ()
+
+    def __iter__(self) -> Iterator[tuple[Row, int]]:
+        return iter(zip(self.rows, self.labels, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 class Scorer(ABC):
@@ -78,6 +92,29 @@ class Scorer(ABC):
             Tensors, of which ``repeat`` makes copies.
         """
 
+    def collate_tasks(
+        self,
+        backbone: Backbone,
+        rows: Sequence[Row],
+        supports: Sequence[LabelledRows],
+        own: Sequence[int] | None = None,
+    ) -> Batch:
+        """Make the tensors of equally many rows of each of several tasks.
+
+        Args:
+            backbone: What will run on them.
+            rows: Rows, task by task.
+            supports: Each task's labelled examples, for a scorer that learns from them without
+                steps; the others do not look at them.
+            own: Where the rows are the support itself: each one's place in its task's support, so
+                that it can be left out of what is learned.
+        """
+        return self.collate(backbone, rows, groups=len(supports))
+
+    def with_support(self, support: LabelledRows) -> "Scorer":
+        """The scorer for one task with these labelled examples; by default the same one."""
+        return self
+
     def shared(self, rows: Sequence[Row]) -> list[TokenIds]:
         """List what rows have in common, to be embedded once a draw; by default nothing."""
         return []
@@ -87,6 +124,36 @@ class Scorer(ABC):
         raise NotImplementedError(f"{type(self).__name__} shares nothing between rows")
 
     @abstractmethod
+    def features(
+        self, backbone: Backbone, batch: Batch, shared: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
+        """Make the passes, under the adapter weights in force.
+
+        Args:
+            backbone: Runs the passes.
+            batch: Of ``collate``.
+            shared: Embeddings, ``[R, sequences, hidden_size]``, if the batch was collated so.
+
+        Returns:
+            All that the scorer's own weights are applied to.
+        """
+
+    @abstractmethod
+    def score(
+        self, features: Mapping[str, Tensor], batch: Batch, head: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Score the options of each row.
+
+        Args:
+            features: Of ``features``.
+            batch: Of ``collate``.
+            head: The scorer's weights, ``[R, *shape]``, R dividing B, aligned as the adapters'.
+
+        Returns:
+            Logits, float32 or wider, ``[B, most options of a row]``; minus infinity where a row
+            has no such option.
+        """
+
     def logits(
         self,
         backbone: Backbone,
@@ -94,18 +161,8 @@ class Scorer(ABC):
         head: Mapping[str, Tensor],
         shared: Tensor | None = None,
     ) -> Tensor:
-        """Score the options of each row, under the adapter weights in force.
-
-        Args:
-            backbone: Runs the passes.
-            batch: Of ``collate``.
-            head: The scorer's weights, ``[R, *shape]``, R dividing B, aligned as the adapters'.
-            shared: Embeddings, ``[R, sequences, hidden_size]``, if the batch was collated so.
-
-        Returns:
-            Logits, float32 or wider, ``[B, most options of a row]``; minus infinity where a row
-            has no such option.
-        """
+        """Make the passes and score; arguments and result are those of the two methods above."""
+        return self.score(self.features(backbone, batch, shared), batch, head)
 
     def repeat(self, batch: Batch, copies: int) -> Batch:
         """Repeat a batch of one group, so that each copy can have weights of its own."""

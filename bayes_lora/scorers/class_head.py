@@ -70,17 +70,18 @@ class ClassHead(PooledScorer):
         """Pad the inputs."""
         return collate_inputs(backbone, rows, groups)
 
-    def logits(
-        self,
-        backbone: Backbone,
-        batch: Batch,
-        head: Mapping[str, Tensor],
-        shared: Tensor | None = None,
+    def features(
+        self, backbone: Backbone, batch: Batch, shared: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Pool and normalise, ``[B, d]``."""
+        pooled = self.embed_all(backbone, batch, "input")
+        return {"pooled": F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5}
+
+    def score(
+        self, features: Mapping[str, Tensor], batch: Batch, head: Mapping[str, Tensor]
     ) -> Tensor:
-        """Pool, normalise, and apply each group of rows' own head."""
+        """Apply each group of rows' own head."""
         weight, bias = head["weight"], head["bias"]
-        pooled = self.embed_all(backbone, batch, "input").to(weight.dtype)
-        features = F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
-        by_draw = features.unflatten(0, (len(weight), -1))
+        by_draw = features["pooled"].to(weight.dtype).unflatten(0, (len(weight), -1))
         scores = torch.baddbmm(bias.unsqueeze(1), by_draw, weight.transpose(1, 2))
         return scores.reshape(-1, len(self.options))

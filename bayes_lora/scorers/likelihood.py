@@ -123,20 +123,22 @@ class Likelihood(Scorer):
         batch["options"] = options
         return {key: value.to(backbone.device) for key, value in batch.items()}
 
-    def logits(
-        self,
-        backbone: Backbone,
-        batch: Batch,
-        head: Mapping[str, Tensor],
-        shared: Tensor | None = None,
-    ) -> Tensor:
-        """Score all tokens of all options, average within each option, and scale."""
+    def features(
+        self, backbone: Backbone, batch: Batch, shared: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Score all tokens of all options, and average within each option: ``[B, K]``."""
         run = run_decoder if backbone.kind is BackboneKind.DECODER else run_encoder_decoder
         options = batch["options"]  # [B, K, L], -1 for none
         scores = run(backbone, batch).masked_fill(options < 0, 0.0)
-        lengths = (options >= 0).sum(-1)
-        means = scores.sum(-1) / lengths.clamp(min=1)
-        return (scale_of_rows(head, len(means)) * means).masked_fill(lengths == 0, -torch.inf)
+        return {"means": scores.sum(-1) / (options >= 0).sum(-1).clamp(min=1)}
+
+    def score(
+        self, features: Mapping[str, Tensor], batch: Batch, head: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Scale the averages."""
+        means = features["means"]
+        logits = scale_of_rows(head, len(means)) * means
+        return logits.masked_fill((batch["options"] < 0).all(-1), -torch.inf)
 
 
 @dataclass(frozen=True)

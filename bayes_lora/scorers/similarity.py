@@ -99,22 +99,23 @@ class Similarity(PooledScorer):
         """List the distinct options."""
         return list(dict.fromkeys(option for row in rows for option in row.options))
 
-    def logits(
-        self,
-        backbone: Backbone,
-        batch: Batch,
-        head: Mapping[str, Tensor],
-        shared: Tensor | None = None,
-    ) -> Tensor:
-        """Embed inputs and options, and scale their cosines."""
+    def features(
+        self, backbone: Backbone, batch: Batch, shared: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Embed inputs and options; their cosines, ``[B, K]``."""
         inputs = F.normalize(self.embed_all(backbone, batch, "input"), dim=-1)
         which = batch["which"].clamp(min=0)
         if shared is None:
             options = F.normalize(self.embed_all(backbone, batch, "option"), dim=-1)
-            cosines = torch.einsum("bd,bkd->bk", inputs, options[which])
-        else:
-            by_draw = inputs.unflatten(0, (len(shared), -1))
-            products = torch.bmm(by_draw, F.normalize(shared, dim=-1).transpose(1, 2))
-            cosines = products.flatten(0, 1).gather(1, which)
+            return {"cosines": torch.einsum("bd,bkd->bk", inputs, options[which])}
+        by_draw = inputs.unflatten(0, (len(shared), -1))
+        products = torch.bmm(by_draw, F.normalize(shared, dim=-1).transpose(1, 2))
+        return {"cosines": products.flatten(0, 1).gather(1, which)}
+
+    def score(
+        self, features: Mapping[str, Tensor], batch: Batch, head: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Scale the cosines."""
+        cosines = features["cosines"]
         logits = self.scale * scale_of_rows(head, len(cosines)) * cosines
         return logits.masked_fill(batch["which"] < 0, -torch.inf)

@@ -1,0 +1,98 @@
+"""Gradient amortization: steps on a task's ELBO from theta (ABML, Ravi & Beatson, ICLR 2019)."""
+
+from collections.abc import Sequence
+
+import torch
+from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+
+from bayes_lora.meta.amortization import Amortization, TaskPosteriors, prior
+from bayes_lora.meta.hierarchy import Hierarchy, TaskRows, conditioned, task_rows
+from bayes_lora.meta.theta import Theta
+from bayes_lora.scorers import LabelledRows
+
+
+class Gradient(Amortization):
+    """K Adam steps on the support's ELBO, from a posterior around mu.
+
+    First order: the steps are constants to the gradient, so that ``phi = theta + step`` has the
+    derivative 1 in theta and the query's likelihood reaches theta in full.
+
+    Args:
+        steps: K.
+        learning_rate: Of means; it falls linearly to zero over the steps.
+        scale_learning_rate: Of log standard deviations.
+        draws: Of each task's weights in a step, G.
+        initial_scale: Where standard deviations start, as a share of tau.
+        start: Another amortization whose posteriors are where the steps begin; None for theta.
+    """
+
+    def __init__(
+        self,
+        steps: int = 5,
+        learning_rate: float = 1e-3,
+        scale_learning_rate: float = 1e-2,
+        draws: int = 1,
+        initial_scale: float = 0.5,
+        start: Amortization | None = None,
+    ) -> None:
+        super().__init__()
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.scale_learning_rate = scale_learning_rate
+        self.draws = draws
+        self.initial_scale = initial_scale
+        self.start = start
+
+    def forward(
+        self, hierarchy: Hierarchy, theta: Theta, supports: Sequence[LabelledRows]
+    ) -> TaskPosteriors:
+        """Take the steps, and add them to where they start."""
+        start = self._start(hierarchy, theta, supports)
+        if not self.steps:
+            return start
+        rows = task_rows(hierarchy.model, supports, supports, draws=self.draws)
+        with torch.enable_grad(), poutine.block():
+            end = self._climb(hierarchy, theta.detach(), start.detach(), rows)
+        loc = {n: v + (end.loc[n] - v).detach() for n, v in start.loc.items()}
+        scale = {n: v * (end.scale[n] / v).detach() for n, v in start.scale.items()}
+        return TaskPosteriors(loc, scale)
+
+    def _start(
+        self, hierarchy: Hierarchy, theta: Theta, supports: Sequence[LabelledRows]
+    ) -> TaskPosteriors:
+        if self.start is not None:
+            posteriors: TaskPosteriors = self.start(hierarchy, theta, supports)
+            return posteriors
+        wide = prior(theta, len(supports))
+        narrow = {name: value * self.initial_scale for name, value in wide.scale.items()}
+        return TaskPosteriors(wide.loc, narrow)
+
+    def _climb(
+        self, hierarchy: Hierarchy, theta: Theta, start: TaskPosteriors, rows: TaskRows
+    ) -> TaskPosteriors:
+        loc = {n: v.clone().requires_grad_() for n, v in start.loc.items()}
+        log_scale = {n: v.log().requires_grad_() for n, v in start.scale.items()}
+        groups = [
+            {"params": list(loc.values()), "lr": self.learning_rate},
+            {"params": list(log_scale.values()), "lr": self.scale_learning_rate},
+        ]
+        optimizer = torch.optim.Adam(groups)
+        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, self.steps)
+        elbo = TraceMeanField_ELBO(max_plate_nesting=3)
+        program = conditioned(hierarchy, theta)
+
+        def guide(rows: TaskRows) -> None:
+            scale = {n: v.exp() for n, v in log_scale.items()}
+            TaskPosteriors(loc, scale).sample(hierarchy, rows.draws)
+
+        parameters = [*loc.values(), *log_scale.values()]
+        for _ in range(self.steps):
+            loss: Tensor = elbo.differentiable_loss(program, guide, rows)
+            gradients = torch.autograd.grad(loss, parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            decay.step()
+        return TaskPosteriors(loc, {n: v.exp() for n, v in log_scale.items()})

@@ -1,0 +1,212 @@
+"""From many labelled tasks to what they share: ABMLL (arXiv 2508.14285; docs/maths.md)."""
+
+import math
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from bayes_lora.adapters import Adapter, LoRA
+from bayes_lora.backbone import Backbone, BackboneKind
+from bayes_lora.data import Task, check_disjoint
+from bayes_lora.errors import InputDataError, UnsupportedError
+from bayes_lora.inference.fit import check_trainable, label_sets
+from bayes_lora.inference.progress import MetaProgress
+from bayes_lora.inference.training_state import training
+from bayes_lora.meta.development import fit_head
+from bayes_lora.meta.episodes import EpisodeRows, Episodes, Tokenized
+from bayes_lora.meta.learned import MetaConfig, MetaPosterior
+from bayes_lora.meta.settings import MetaSettings
+from bayes_lora.meta.training import MetaModule, MetaTrainer
+from bayes_lora.scorers import check_scorable, make_scorer
+
+DEV_EPISODES = 2  # of each meta-dev task and support size
+DEV_QUERIES = 60  # in each
+
+
+def meta_fit(
+    tasks: Iterable[Task],
+    backbone: Backbone,
+    *,
+    dev: Iterable[Task] = (),
+    scorer: str | None = None,
+    adapter: Adapter | None = None,
+    settings: MetaSettings | None = None,
+    progress: bool = False,
+) -> MetaPosterior:
+    """Learn what tasks share, so that a new one can be adapted to from a few examples.
+
+    Args:
+        tasks: Meta-training tasks, at least two.
+        backbone: The frozen backbone.
+        dev: Meta-dev tasks: they stop the training early and set how sure the scorer makes. Not
+            among the training tasks, and never the ones to be judged on.
+        scorer: A scorer that reads options; None for ``conjugate`` (encoders), else
+            ``likelihood``.
+        adapter: What a task's weights are; LoRA of rank 8 if None.
+        settings: How; the defaults if None.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UnsupportedError: A class head, which cannot be carried to other labels, or an encoder
+            amortization for a scorer without pooled states.
+        InputDataError: Fewer than two tasks, a task that is in both lists, a missing label, or
+            options that cannot be scored.
+        FitError: The loss stopped being finite.
+    """
+    tasks, dev = tuple(tasks), tuple(dev)
+    settings = settings or MetaSettings()
+    _check_tasks(tasks, dev)
+    name = scorer or _default_scorer(backbone)
+    if name == "class-head":
+        raise UnsupportedError(
+            "A class head knows one label set and cannot be carried to new tasks: use conjugate "
+            "or similarity for an encoder, likelihood for a language model."
+        )
+    config = MetaConfig(
+        scorer=make_scorer(name, backbone, tasks),
+        adapter=adapter or LoRA(),
+        settings=settings,
+        tasks=tuple(task.name for task in tasks),
+        dev_tasks=tuple(task.name for task in dev),
+        label_sets=label_sets(tasks),
+    )
+    for task in (*tasks, *dev):
+        check_scorable(config.scorer, backbone, task.examples)
+    module = config.build(backbone)
+    rows = Tokenized(module.hierarchy.model, (*tasks, *dev))
+    train(module, tasks, rows, dev_episodes(dev, rows, settings), settings, progress=progress)
+    return MetaPosterior(module, config)
+
+
+def train(
+    module: MetaModule,
+    tasks: Sequence[Task],
+    rows: Tokenized,
+    dev: Sequence[EpisodeRows],
+    settings: MetaSettings,
+    *,
+    progress: bool = False,
+) -> None:
+    """Train a module in place, stop early by the meta-dev episodes, and fit the head on them."""
+    model = module.hierarchy.model
+    if settings.checkpointing:
+        model.backbone.enable_gradient_checkpointing()
+    with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, training(model.backbone):
+        trainer = _make_trainer(module, tasks, rows, dev, settings, Path(folder))
+        bar = MetaProgress(module, "meta-fit", progress)
+        trainer.add_callback(bar)
+        with closing(bar):
+            trainer.train()
+        trainer.load_best()
+    if dev:
+        fit_head(module, dev)
+
+
+def dev_episodes(
+    tasks: Sequence[Task], rows: Tokenized, settings: MetaSettings
+) -> list[EpisodeRows]:
+    """Draw the episodes that meta-dev tasks are judged by: the same whatever the seed."""
+    episodes = Episodes(
+        tasks,
+        rows,
+        replace(settings.episodes, query=DEV_QUERIES),
+        batch=1,
+        length=0,
+        seed=0,
+    )
+    return [
+        episodes.make(task, size, np.random.default_rng([number, size]))
+        for task in tasks
+        for size in settings.episodes.support
+        for number in range(DEV_EPISODES)
+    ]
+
+
+def _default_scorer(backbone: Backbone) -> str:
+    return "conjugate" if backbone.kind is BackboneKind.ENCODER else "likelihood"
+
+
+def _check_tasks(tasks: Sequence[Task], dev: Sequence[Task]) -> None:
+    if len(tasks) < 2:
+        raise InputDataError(
+            f"{len(tasks)} task(s) to train on: what tasks share can be learned from two or more."
+        )
+    check_disjoint(train=[task.name for task in tasks], dev=[task.name for task in dev])
+    check_trainable(tasks)
+    for task in (*tasks, *dev):
+        _ = task.labels  # every row needs one
+
+
+def _make_trainer(
+    module: MetaModule,
+    tasks: Sequence[Task],
+    rows: Tokenized,
+    dev: Sequence[EpisodeRows],
+    settings: MetaSettings,
+    folder: Path,
+) -> MetaTrainer:
+    episodes = Episodes(
+        tasks,
+        rows,
+        settings.episodes,
+        batch=settings.tasks_per_step,
+        length=settings.tasks_per_step * settings.max_steps,
+        seed=settings.seed,
+    )
+    arguments = _arguments(settings, folder, stops=bool(dev))
+    module.to(arguments.device)
+    module.hierarchy.model.backbone.to(arguments.device)
+    trainer = MetaTrainer(
+        module,
+        dev=dev,
+        args=arguments,
+        train_dataset=episodes,
+        eval_dataset=[] if dev else None,
+        data_collator=lambda batch: {"episodes": batch},
+        optimizers=(_optimizer(module, settings), None),
+        patience=settings.patience,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(settings: MetaSettings, folder: Path, *, stops: bool) -> TrainingArguments:
+    strategy = "steps" if stops else "no"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.tasks_per_step,
+        dataloader_pin_memory=False,  # batches are made on the device
+        remove_unused_columns=False,
+        lr_scheduler_type="linear",
+        warmup_steps=min(20, settings.max_steps // 5),
+        eval_strategy=strategy,
+        eval_steps=math.ceil(settings.max_steps / settings.evaluations),
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,  # MetaProgress shows more
+        seed=settings.seed,
+        use_cpu=not torch.cuda.is_available(),
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would not copy the backbone
+    return arguments
+
+
+def _optimizer(module: MetaModule, settings: MetaSettings) -> torch.optim.AdamW:
+    """AdamW without decay (the priors do that); scales and the scorer's weights move faster."""
+    fast = {id(p) for p in module.hierarchy.head.parameters()}
+    fast |= {id(p) for name, p in module.named_parameters() if "log_scale" in name}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in fast], "lr": settings.meta_learning_rate},
+        {"params": [p for p in trained if id(p) in fast], "lr": settings.meta_scale_learning_rate},
+    ]
+    return torch.optim.AdamW(groups, weight_decay=0.0)
