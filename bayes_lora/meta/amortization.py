@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyro
+import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from bayes_lora.meta.hierarchy import Hierarchy, normal
@@ -14,11 +16,11 @@ from bayes_lora.scorers import LabelledRows
 
 @dataclass(frozen=True)
 class TaskPosteriors:
-    """Mean-field Normals over the weights of T tasks.
+    """Mean-field Normals over the weights of T tasks, or points.
 
     Args:
         loc: Means by site, ``[T, *shape]``.
-        scale: Standard deviations by site, broadcastable to them.
+        scale: Standard deviations by site, of the same shapes; empty for points.
     """
 
     loc: Values
@@ -29,6 +31,13 @@ class TaskPosteriors:
         return TaskPosteriors(
             {name: value.detach() for name, value in self.loc.items()},
             {name: value.detach() for name, value in self.scale.items()},
+        )
+
+    def only(self, task: int) -> "TaskPosteriors":
+        """Those of one task, ``[1, *shape]``."""
+        return TaskPosteriors(
+            {name: value[task : task + 1] for name, value in self.loc.items()},
+            {name: value[task : task + 1] for name, value in self.scale.items()},
         )
 
     def with_some(self, others: "TaskPosteriors", places: Tensor) -> "TaskPosteriors":
@@ -42,13 +51,13 @@ class TaskPosteriors:
         """Draw every task's weights with ``pyro.sample``, ``[G, T, 1, *shape]`` by site."""
         count = len(next(iter(self.loc.values())))
         with hierarchy.tasks(count), hierarchy.draws(draws):
-            return {
-                name: pyro.sample(
-                    f"task.{name}",
-                    normal(loc.unsqueeze(1), self.scale[name].unsqueeze(1), loc.shape[1:]),
-                )
-                for name, loc in self.loc.items()
-            }
+            return {n: pyro.sample(f"task.{n}", self._distribution(n)) for n in self.loc}
+
+    def _distribution(self, name: str) -> dist.TorchDistribution:
+        loc = self.loc[name].unsqueeze(1)
+        if not self.scale:
+            return dist.Delta(loc, event_dim=loc.dim() - 2)
+        return normal(loc, self.scale[name].unsqueeze(1), loc.shape[2:])
 
 
 class Amortization(nn.Module, ABC):
@@ -57,7 +66,6 @@ class Amortization(nn.Module, ABC):
     To add one: a new file, a line in ``AMORTIZATIONS``, and the conformance suite runs it.
     """
 
-    @abstractmethod
     def forward(
         self, hierarchy: Hierarchy, theta: Theta, supports: Sequence[LabelledRows]
     ) -> TaskPosteriors:
@@ -65,13 +73,27 @@ class Amortization(nn.Module, ABC):
 
         Args:
             hierarchy: The program.
-            theta: Where tasks start.
-            supports: Each task's labelled rows; one without any keeps its prior.
+            theta: What tasks have in common.
+            supports: Each task's labelled rows; one without any keeps what ``without_support``
+                gives.
         """
+        everything = self.without_support(theta, len(supports))
+        given = [i for i, support in enumerate(supports) if len(support)]
+        if not given:
+            return everything
+        adapted = self.adapt(hierarchy, theta, [supports[i] for i in given])
+        if len(given) == len(supports):
+            return adapted
+        device = next(iter(theta.mean.values())).device
+        return everything.with_some(adapted, torch.tensor(given, device=device))
 
+    @abstractmethod
+    def adapt(
+        self, hierarchy: Hierarchy, theta: Theta, supports: Sequence[LabelledRows]
+    ) -> TaskPosteriors:
+        """Do so for tasks that all have support."""
 
-def prior(theta: Theta, count: int) -> TaskPosteriors:
-    """The prior of ``count`` tasks."""
-    loc = {name: value.expand(count, *value.shape) for name, value in theta.mean.items()}
-    scale = {name: value.expand(count, *loc[name].shape[1:]) for name, value in theta.scale.items()}
-    return TaskPosteriors(loc, scale)
+    def without_support(self, theta: Theta, count: int) -> TaskPosteriors:
+        """Give ``count`` tasks their prior."""
+        loc = {n: value.expand(count, *value.shape) for n, value in theta.mean.items()}
+        return TaskPosteriors(loc, {n: v.expand_as(loc[n]) for n, v in theta.scale.items()})

@@ -11,7 +11,7 @@ from bayes_lora.meta.amortization import Amortization, TaskPosteriors
 from bayes_lora.meta.hierarchy import Hierarchy
 from bayes_lora.meta.theta import Theta
 from bayes_lora.model import BayesianModel, parameter_name
-from bayes_lora.scorers import LabelledRows
+from bayes_lora.scorers import LabelledRows, Row
 from bayes_lora.scorers.pooled import PooledScorer, in_blocks
 
 
@@ -58,9 +58,10 @@ class Encoder(Amortization):
             self.of_row = nn.Sequential(
                 nn.Linear(3 * model.backbone.hidden_size, width), nn.GELU(), nn.Linear(width, width)
             )
-            self.of_set = nn.Sequential(
-                nn.Linear(width + 1, width), nn.GELU(), nn.Linear(width, dimensions)
-            )
+            coordinates = nn.Linear(width, dimensions)
+            self.of_set = nn.Sequential(nn.Linear(width + 1, width), nn.GELU(), coordinates)
+        nn.init.zeros_(coordinates.weight)  # a new encoder gives the prior's mean
+        nn.init.zeros_(coordinates.bias)
         self.directions = nn.ParameterDict()
         self.shrinkage = nn.ParameterDict()
         for name, site in sites.items():
@@ -68,13 +69,11 @@ class Encoder(Amortization):
             start = noise * tau[name] * dimensions**-0.5
             self.directions[parameter_name(name)] = nn.Parameter(start)
             self.shrinkage[parameter_name(name)] = nn.Parameter(torch.zeros(()))
-        nn.init.zeros_(self.of_set[-1].weight)  # a new encoder gives the prior's mean
-        nn.init.zeros_(self.of_set[-1].bias)
 
-    def forward(
+    def adapt(
         self, hierarchy: Hierarchy, theta: Theta, supports: Sequence[LabelledRows]
     ) -> TaskPosteriors:
-        """Encode the supports; one without rows keeps its prior."""
+        """Encode the supports."""
         sizes = torch.tensor([len(s) for s in supports], device=hierarchy.model.backbone.device)
         coordinates = self._coordinates(hierarchy, theta, supports, sizes)
         loc, scale = {}, {}
@@ -97,14 +96,8 @@ class Encoder(Amortization):
         supports: Sequence[LabelledRows],
         sizes: Tensor,
     ) -> Tensor:
-        """Encode each support as z, ``[T, dimensions]``; zero where there is none."""
+        """Encode each support as z, ``[T, dimensions]``."""
         rows = [pair for support in supports for pair in support]
-        if not rows:
-            return (
-                next(iter(theta.mean.values()))
-                .new_zeros(len(supports), 1)
-                .expand(-1, self.of_set[-1].out_features)
-            )
         inputs, answers = self._embed(hierarchy, theta, rows)
         summaries = self.of_row(
             torch.cat([inputs, answers, inputs * answers * inputs.shape[-1] ** 0.5], -1)
@@ -113,12 +106,11 @@ class Encoder(Amortization):
         total = summaries.new_zeros(len(supports), summaries.shape[-1]).index_add(
             0, task, summaries
         )
-        mean = total / sizes.clamp(min=1).unsqueeze(1)
-        encoded = self.of_set(torch.cat([mean, sizes.float().log1p().unsqueeze(1)], -1))
-        return encoded * (sizes > 0).unsqueeze(1)
+        mean = total / sizes.unsqueeze(1)
+        return self.of_set(torch.cat([mean, sizes.float().log1p().unsqueeze(1)], -1))
 
     def _embed(
-        self, hierarchy: Hierarchy, theta: Theta, rows: Sequence[tuple[object, int]]
+        self, hierarchy: Hierarchy, theta: Theta, rows: Sequence[tuple[Row, int]]
     ) -> tuple[Tensor, Tensor]:
         """Embed inputs and answers under mu, at length one, ``[rows, d]`` each."""
         model = hierarchy.model

@@ -1,7 +1,7 @@
 """Episodes as the scorer's rows, drawn without end and the same for the same seed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -10,6 +10,9 @@ from bayes_lora.data import Example, Kind, Task, sample_episode
 from bayes_lora.meta.settings import EpisodeSettings
 from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import LabelledRows, Row
+
+DEV_EPISODES = 2  # of each meta-dev task and support size
+DEV_QUERIES = 60  # in each
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,20 @@ class Episodes(Dataset[EpisodeRows]):
         support = self.rows.labelled(episode.support)
         query = support if not self.settings.query else self.rows.labelled(episode.query)
         return EpisodeRows(task.name, support, query)
+
+
+def development_episodes(
+    model: BayesianModel, tasks: Iterable[Task], settings: EpisodeSettings
+) -> list[EpisodeRows]:
+    """Draw the episodes that meta-dev tasks are judged by: the same whatever is judged."""
+    tasks = tuple(tasks)
+    rows = Tokenized(model, tasks)
+    sizes = [size for size in settings.support if size] or [1]
+    asked = replace(settings, support=tuple(sizes), query=DEV_QUERIES)
+    episodes = Episodes(tasks, rows, asked, batch=1, length=0, seed=0)
+    return [
+        episodes.make(task, size, np.random.default_rng([number, size]))
+        for task in tasks
+        for size in sizes
+        for number in range(DEV_EPISODES)
+    ]

@@ -7,7 +7,7 @@ from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from bayes_lora.meta.amortization import Amortization, TaskPosteriors, prior
+from bayes_lora.meta.amortization import Amortization, TaskPosteriors
 from bayes_lora.meta.hierarchy import Hierarchy, TaskRows, conditioned, task_rows
 from bayes_lora.meta.theta import Theta
 from bayes_lora.scorers import LabelledRows
@@ -20,7 +20,8 @@ class Gradient(Amortization):
     derivative 1 in theta and the query's likelihood reaches theta in full.
 
     Args:
-        steps: K.
+        steps: K, on a new task.
+        train_steps: K on a training task: in the module's training mode.
         learning_rate: Of means; it falls linearly to zero over the steps.
         scale_learning_rate: Of log standard deviations.
         draws: Of each task's weights in a step, G.
@@ -30,8 +31,9 @@ class Gradient(Amortization):
 
     def __init__(
         self,
-        steps: int = 5,
-        learning_rate: float = 1e-3,
+        steps: int = 15,
+        train_steps: int = 0,
+        learning_rate: float = 2e-3,
         scale_learning_rate: float = 1e-2,
         draws: int = 1,
         initial_scale: float = 0.5,
@@ -39,22 +41,24 @@ class Gradient(Amortization):
     ) -> None:
         super().__init__()
         self.steps = steps
+        self.train_steps = train_steps
         self.learning_rate = learning_rate
         self.scale_learning_rate = scale_learning_rate
         self.draws = draws
         self.initial_scale = initial_scale
         self.start = start
 
-    def forward(
+    def adapt(
         self, hierarchy: Hierarchy, theta: Theta, supports: Sequence[LabelledRows]
     ) -> TaskPosteriors:
         """Take the steps, and add them to where they start."""
         start = self._start(hierarchy, theta, supports)
-        if not self.steps:
+        steps = self.train_steps if self.training else self.steps
+        if not steps:
             return start
         rows = task_rows(hierarchy.model, supports, supports, draws=self.draws)
         with torch.enable_grad(), poutine.block():
-            end = self._climb(hierarchy, theta.detach(), start.detach(), rows)
+            end = self._climb(hierarchy, theta.detach(), start.detach(), rows, steps)
         loc = {n: v + (end.loc[n] - v).detach() for n, v in start.loc.items()}
         scale = {n: v * (end.scale[n] / v).detach() for n, v in start.scale.items()}
         return TaskPosteriors(loc, scale)
@@ -65,12 +69,12 @@ class Gradient(Amortization):
         if self.start is not None:
             posteriors: TaskPosteriors = self.start(hierarchy, theta, supports)
             return posteriors
-        wide = prior(theta, len(supports))
+        wide = self.without_support(theta, len(supports))
         narrow = {name: value * self.initial_scale for name, value in wide.scale.items()}
         return TaskPosteriors(wide.loc, narrow)
 
     def _climb(
-        self, hierarchy: Hierarchy, theta: Theta, start: TaskPosteriors, rows: TaskRows
+        self, hierarchy: Hierarchy, theta: Theta, start: TaskPosteriors, rows: TaskRows, steps: int
     ) -> TaskPosteriors:
         loc = {n: v.clone().requires_grad_() for n, v in start.loc.items()}
         log_scale = {n: v.log().requires_grad_() for n, v in start.scale.items()}
@@ -79,7 +83,7 @@ class Gradient(Amortization):
             {"params": list(log_scale.values()), "lr": self.scale_learning_rate},
         ]
         optimizer = torch.optim.Adam(groups)
-        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, self.steps)
+        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
         elbo = TraceMeanField_ELBO(max_plate_nesting=3)
         program = conditioned(hierarchy, theta)
 
@@ -88,7 +92,7 @@ class Gradient(Amortization):
             TaskPosteriors(loc, scale).sample(hierarchy, rows.draws)
 
         parameters = [*loc.values(), *log_scale.values()]
-        for _ in range(self.steps):
+        for _ in range(steps):
             loss: Tensor = elbo.differentiable_loss(program, guide, rows)
             gradients = torch.autograd.grad(loss, parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):

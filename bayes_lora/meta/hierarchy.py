@@ -1,6 +1,6 @@
 """The Pyro program of many tasks: theta, each task's weights given theta, labels given those."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -145,10 +145,11 @@ def normal(mean: Tensor, scale: Tensor, shape: Sequence[int]) -> dist.TorchDistr
     return dist.Normal(mean, scale.expand_as(mean)).to_event(len(shape))
 
 
-def conditioned(hierarchy: Hierarchy, theta: Theta) -> poutine.messenger.Messenger:
+def conditioned(hierarchy: Hierarchy, theta: Theta) -> Callable[..., None]:
     """Fix theta, so that only tasks' weights are random."""
     data = {f"mu.{name}": value for name, value in theta.mean.items()}
     data |= {
         f"precision.{name}": value.square().reciprocal() for name, value in theta.scale.items()
     }
-    return poutine.condition(hierarchy, data=data)
+    program: Callable[..., None] = poutine.condition(hierarchy, data=data)
+    return program

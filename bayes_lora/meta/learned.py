@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,23 @@ import safetensors.torch
 import torch
 from pyro import poutine
 
-from bayes_lora.adapters import ADAPTERS, Adapter
+from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
 from bayes_lora.backbone import Backbone
-from bayes_lora.data import Example
+from bayes_lora.data import Example, Task
 from bayes_lora.effects import Effect, Flat
-from bayes_lora.errors import InputDataError, RunFolderError
+from bayes_lora.errors import InputDataError, RunFolderError, UnsupportedError
 from bayes_lora.files import atomic_folder
-from bayes_lora.meta.amortization import TaskPosteriors, prior
+from bayes_lora.meta.amortization import Amortization, TaskPosteriors
+from bayes_lora.meta.development import fit_head
 from bayes_lora.meta.encoder import Encoder
+from bayes_lora.meta.episodes import development_episodes
 from bayes_lora.meta.gradient import Gradient
 from bayes_lora.meta.hierarchy import Hierarchy
+from bayes_lora.meta.points import FirstOrderMAML, PointSteps, Reptile
+from bayes_lora.meta.published import LoRAOutputs, PublishedABMLL, PublishedSteps
 from bayes_lora.meta.settings import MetaSettings
 from bayes_lora.meta.task_posterior import TaskGuide, TaskPosterior, read_task
-from bayes_lora.meta.theta import THETA_GUIDES, adapter_sites
+from bayes_lora.meta.theta import THETA_GUIDES, ThetaGuide, adapter_sites
 from bayes_lora.meta.training import MetaModule
 from bayes_lora.model import BayesianModel
 from bayes_lora.named import named_from_json, named_to_json
@@ -35,11 +39,19 @@ from bayes_lora.run_config import (
     origin,
     read_described,
 )
-from bayes_lora.scorers import SCORERS, LabelledRows, Scorer, check_scorable
+from bayes_lora.scorers import SCORERS, LabelledRows, Scorer, check_scorable, make_scorer
 
 WEIGHTS_FILE = "meta.safetensors"
 FORMAT = 1
 TASK = "task"
+MODULES: dict[str, type[MetaModule]] = {
+    "abmll": MetaModule,
+    "multi-task": FirstOrderMAML,
+    "fomaml": FirstOrderMAML,
+    "lora": FirstOrderMAML,
+    "reptile": Reptile,
+    "abmll-published": PublishedABMLL,
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class MetaConfig:
         settings = self.settings
         model = BayesianModel(
             backbone,
-            [Effect(TASK, self.adapter, Flat())],  # the hierarchy is the prior
+            [Effect(TASK, self._adapter(), Flat())],  # the hierarchy is the prior
             self.scorer,
             head_prior=Flat(),
             num_rows=1,
@@ -77,12 +89,26 @@ class MetaConfig:
         theta = THETA_GUIDES[settings.theta](adapter_sites(model), settings.tau)
         if not settings.learn_tau:
             theta.fix_scale()
-        gradient = Gradient(
-            settings.gradient_steps, settings.learning_rate, settings.scale_learning_rate
-        )
+        module = MODULES[settings.method]
+        return module(hierarchy, theta, self._amortization(model, theta)).to(backbone.device)
+
+    def _adapter(self) -> Adapter:
+        if self.settings.method != "abmll-published":
+            return self.adapter
+        if not isinstance(self.adapter, LoRA):
+            raise UnsupportedError("ABMLL was published with LoRA alone: use that adapter.")
+        return LoRAOutputs(self.adapter.rank, self.adapter.alpha)
+
+    def _amortization(self, model: BayesianModel, theta: ThetaGuide) -> Amortization:
+        settings = self.settings
+        steps, rate = (settings.gradient_steps, settings.train_steps), settings.learning_rate
+        if settings.method != "abmll":
+            published = settings.method == "abmll-published"
+            return (PublishedSteps if published else PointSteps)(*steps, rate)
+        encoder = None
         if settings.amortization == "encoder":
-            gradient.start = Encoder(model, theta.predictive().scale, seed=settings.seed)
-        return MetaModule(hierarchy, theta, gradient).to(backbone.device)
+            encoder = Encoder(model, theta.predictive().scale, seed=settings.seed)
+        return Gradient(*steps, rate, settings.scale_learning_rate, start=encoder)
 
     def to_json(self) -> dict[str, Any]:
         """Describe it."""
@@ -114,11 +140,17 @@ class MetaPosterior:
     Args:
         module: What was trained.
         config: What it is.
+        dev_nll: Of the meta-dev tasks' queries after adapting to their supports, mean over
+            episodes, in nats; always the same episodes, so that methods can be compared by it.
+            None where there are none.
     """
 
-    def __init__(self, module: MetaModule, config: MetaConfig) -> None:
-        self.module = module.requires_grad_(False)
+    def __init__(
+        self, module: MetaModule, config: MetaConfig, dev_nll: float | None = None
+    ) -> None:
+        self.module = module.requires_grad_(False).eval()
         self.config = config
+        self.dev_nll = dev_nll
 
     @property
     def backbone(self) -> Backbone:
@@ -142,20 +174,11 @@ class MetaPosterior:
         Memory grows with their number: give a few at a time.
         """
         rows = [self._rows(support) for support in supports]
+        module = self.module
         with torch.no_grad(), poutine.block(), torch.random.fork_rng():
             torch.manual_seed(self.config.settings.seed)
-            posteriors = self._posteriors(rows)
+            posteriors = module.amortization(module.hierarchy, module.theta.predictive(), rows)
         return [self._task(posteriors, i, support) for i, support in enumerate(rows)]
-
-    def _posteriors(self, rows: Sequence[LabelledRows]) -> TaskPosteriors:
-        """Amortize where there is support; the others keep the prior."""
-        hierarchy, theta = self.module.hierarchy, self.module.theta.predictive()
-        posteriors = prior(theta, len(rows))
-        given = [i for i, support in enumerate(rows) if len(support)]
-        if not given:
-            return posteriors
-        adapted = self.module.amortization(hierarchy, theta, [rows[i] for i in given])
-        return posteriors.with_some(adapted, torch.tensor(given, device=self.backbone.device))
 
     def _rows(self, support: Sequence[Example]) -> LabelledRows:
         check_scorable(self.config.scorer, self.backbone, support)
@@ -186,7 +209,8 @@ class MetaPosterior:
             RunFolderError: It cannot be read, or belongs to another theta.
         """
         loc, scale, support = read_task(Path(path), self)
-        posteriors = prior(self.module.theta.predictive(), 1)
+        theta = self.module.theta.predictive()
+        posteriors = self.module.amortization.without_support(theta, 1)
         if loc:
             device = self.backbone.device
             posteriors = TaskPosteriors(
@@ -194,6 +218,27 @@ class MetaPosterior:
                 {name: value.unsqueeze(0).to(device) for name, value in scale.items()},
             )
         return self._task(posteriors, 0, support)
+
+    def revised(
+        self, settings: MetaSettings, *, dev: Iterable[Task] = (), scorer: str | None = None
+    ) -> "MetaPosterior":
+        """The same theta, adapted to new tasks in another way.
+
+        Args:
+            settings: Whose ``steps`` and learning rates count; nothing is trained anew.
+            dev: Meta-dev tasks to fit the scorer's own weights on; without, they are as they were.
+            scorer: Another scorer; None for the same.
+        """
+        chosen = self.config.scorer if scorer is None else make_scorer(scorer, self.backbone, ())
+        config = replace(self.config, settings=settings, scorer=chosen)
+        module = config.build(self.backbone)
+        module.theta.load_state_dict(self.module.theta.state_dict())
+        module.amortization.load_state_dict(self.module.amortization.state_dict())
+        if scorer is None:
+            module.hierarchy.load_state_dict(self.module.hierarchy.state_dict())
+        held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
+        nll = fit_head(module.eval(), held_out) if held_out else None
+        return MetaPosterior(module, config, nll)
 
     @property
     def fingerprint(self) -> str:

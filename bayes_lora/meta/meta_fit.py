@@ -4,10 +4,8 @@ import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -20,14 +18,11 @@ from bayes_lora.inference.fit import check_trainable, label_sets
 from bayes_lora.inference.progress import MetaProgress
 from bayes_lora.inference.training_state import training
 from bayes_lora.meta.development import fit_head
-from bayes_lora.meta.episodes import EpisodeRows, Episodes, Tokenized
+from bayes_lora.meta.episodes import EpisodeRows, Episodes, Tokenized, development_episodes
 from bayes_lora.meta.learned import MetaConfig, MetaPosterior
 from bayes_lora.meta.settings import MetaSettings
 from bayes_lora.meta.training import MetaModule, MetaTrainer
 from bayes_lora.scorers import check_scorable, make_scorer
-
-DEV_EPISODES = 2  # of each meta-dev task and support size
-DEV_QUERIES = 60  # in each
 
 
 def meta_fit(
@@ -80,53 +75,32 @@ def meta_fit(
     for task in (*tasks, *dev):
         check_scorable(config.scorer, backbone, task.examples)
     module = config.build(backbone)
-    rows = Tokenized(module.hierarchy.model, (*tasks, *dev))
-    train(module, tasks, rows, dev_episodes(dev, rows, settings), settings, progress=progress)
-    return MetaPosterior(module, config)
+    held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
+    if settings.method != "lora":  # which learns nothing from other tasks
+        train(module, tasks, held_out, settings, progress=progress)
+    nll = fit_head(module.eval(), held_out) if dev else None
+    return MetaPosterior(module, config, nll)
 
 
 def train(
     module: MetaModule,
     tasks: Sequence[Task],
-    rows: Tokenized,
     dev: Sequence[EpisodeRows],
     settings: MetaSettings,
     *,
     progress: bool = False,
 ) -> None:
-    """Train a module in place, stop early by the meta-dev episodes, and fit the head on them."""
+    """Train a module in place; meta-dev episodes, if there are any, stop it early."""
     model = module.hierarchy.model
     if settings.checkpointing:
         model.backbone.enable_gradient_checkpointing()
     with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, training(model.backbone):
-        trainer = _make_trainer(module, tasks, rows, dev, settings, Path(folder))
+        trainer = _make_trainer(module, tasks, dev, settings, Path(folder))
         bar = MetaProgress(module, "meta-fit", progress)
         trainer.add_callback(bar)
         with closing(bar):
             trainer.train()
         trainer.load_best()
-    if dev:
-        fit_head(module, dev)
-
-
-def dev_episodes(
-    tasks: Sequence[Task], rows: Tokenized, settings: MetaSettings
-) -> list[EpisodeRows]:
-    """Draw the episodes that meta-dev tasks are judged by: the same whatever the seed."""
-    episodes = Episodes(
-        tasks,
-        rows,
-        replace(settings.episodes, query=DEV_QUERIES),
-        batch=1,
-        length=0,
-        seed=0,
-    )
-    return [
-        episodes.make(task, size, np.random.default_rng([number, size]))
-        for task in tasks
-        for size in settings.episodes.support
-        for number in range(DEV_EPISODES)
-    ]
 
 
 def _default_scorer(backbone: Backbone) -> str:
@@ -147,14 +121,13 @@ def _check_tasks(tasks: Sequence[Task], dev: Sequence[Task]) -> None:
 def _make_trainer(
     module: MetaModule,
     tasks: Sequence[Task],
-    rows: Tokenized,
     dev: Sequence[EpisodeRows],
     settings: MetaSettings,
     folder: Path,
 ) -> MetaTrainer:
     episodes = Episodes(
         tasks,
-        rows,
+        Tokenized(module.hierarchy.model, tasks),
         settings.episodes,
         batch=settings.tasks_per_step,
         length=settings.tasks_per_step * settings.max_steps,

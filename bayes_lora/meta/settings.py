@@ -7,6 +7,7 @@ from bayes_lora.errors import ConfigError, check_positive, check_seed
 from bayes_lora.meta.theta import THETA_GUIDES, HyperPriors
 
 AMORTIZATIONS = ("gradient", "encoder")
+METHODS = ("abmll", "multi-task", "fomaml", "reptile", "lora", "abmll-published")
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,14 @@ class MetaSettings:
     """How theta and an amortization are learned.
 
     Args:
+        method: ``abmll``, or what it is compared with: ``multi-task``: one adapter for all tasks;
+            ``fomaml`` and ``reptile``: a point that steps adapt; ``lora``: those steps from the
+            adapter's random start, nothing learned from the training tasks; ``abmll-published``:
+            as released (docs/maths.md).
         amortization: ``gradient``: steps on a task's ELBO; ``encoder``: a forward pass.
         theta: The posterior of what tasks share: ``point`` or ``mean-field``.
-        steps: Gradient steps a task, K; None for 5 by gradient and 0 (none) behind an encoder.
+        steps: Gradient steps on a new task, K; None for 15 by gradient, none behind an encoder.
+        train_steps: Gradient steps on a training task's support before its queries are scored.
         learning_rate: Of a task's means in these steps.
         scale_learning_rate: Of a task's log standard deviations.
         tau: Where tau starts, or stays; in units of each factor's natural size.
@@ -59,14 +65,16 @@ class MetaSettings:
         seed: Of initial values, episodes and draws.
     """
 
+    method: str = "abmll"
     amortization: str = "gradient"
     theta: str = "point"
     steps: int | None = None
-    learning_rate: float = 1e-3
+    train_steps: int = 0
+    learning_rate: float = 2e-3
     scale_learning_rate: float = 1e-2
     tau: float = 0.1
     learn_tau: bool = False
-    kl_weight: float = 0.1
+    kl_weight: float = 0.03
     hyper_priors: HyperPriors = field(default_factory=HyperPriors)
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
     tasks_per_step: int = 8
@@ -79,21 +87,19 @@ class MetaSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.amortization not in AMORTIZATIONS:
-            raise ConfigError(
-                f"There is no amortization {self.amortization!r}: choose from "
-                f"{', '.join(AMORTIZATIONS)}."
-            )
-        if self.theta not in THETA_GUIDES:
-            raise ConfigError(
-                f"There is no theta {self.theta!r}: choose from {', '.join(THETA_GUIDES)}."
-            )
+        for name, value, table in (
+            ("method", self.method, METHODS),
+            ("amortization", self.amortization, AMORTIZATIONS),
+            ("theta", self.theta, THETA_GUIDES),
+        ):
+            if value not in table:
+                raise ConfigError(f"There is no {name} {value!r}: choose from {', '.join(table)}.")
         numbers = {n: v for n, v in vars(self).items() if type(v) in (int, float)}
         for name, value in numbers.items():
-            if name not in ("seed", "steps"):
+            if name not in ("seed", "steps", "train_steps"):
                 check_positive(name, value)
-        if self.steps is not None and self.steps < 0:
-            raise ConfigError(f"steps must be 0 or more, not {self.steps}.")
+        if (self.steps or 0) < 0 or self.train_steps < 0:
+            raise ConfigError("steps and train_steps must be 0 or more.")
         check_seed(self.seed)
 
     @property
@@ -101,7 +107,7 @@ class MetaSettings:
         """K, whichever way it was given."""
         if self.steps is not None:
             return self.steps
-        return 5 if self.amortization == "gradient" else 0
+        return 15 if self.amortization == "gradient" else 0
 
     def to_json(self) -> dict[str, Any]:
         """Describe the settings."""

@@ -4,7 +4,7 @@ import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import pyro.distributions as dist
@@ -33,16 +33,14 @@ class TaskGuide(Guide):
     Args:
         model: The program.
         loc: Means by site, ``[*shape]``.
-        scale: Standard deviations by site.
+        scale: Standard deviations by site; empty for a point.
         head: The scorer's weights by site.
     """
 
     def __init__(self, model: BayesianModel, loc: Values, scale: Values, head: Values) -> None:
         super().__init__(model)
-        self.loc, self.scale, self.head = (
-            nn.ParameterDict({parameter_name(n): _fixed(v) for n, v in values.items()})
-            for values in (loc, scale, head)
-        )
+        self.random = bool(scale)
+        self.loc, self.scale, self.head = _fixed(loc), _fixed(scale), _fixed(head)
 
     def forward(self, batch: Batch | None = None, labels: Tensor | None = None) -> Values:
         """Draw the adapter's weights; the head is always the same."""
@@ -50,13 +48,14 @@ class TaskGuide(Guide):
 
     def mean(self) -> Values:
         """Return every site's mean."""
-        values = self.loc | self.head
+        values = {**self.loc, **self.head}
         return {name: values[parameter_name(name)] for name in self.sites}
 
     def _distribution(self, name: str) -> dist.TorchDistribution:
         key = parameter_name(name)
-        if key in self.head:
-            return dist.Delta(self.head[key], event_dim=self.head[key].dim())
+        if key in self.head or not self.random:
+            value = (self.head if key in self.head else self.loc)[key]
+            return dist.Delta(value, event_dim=value.dim())
         return dist.Normal(self.loc[key], self.scale[key]).to_event(self.loc[key].dim())
 
 
@@ -87,6 +86,7 @@ class TaskPosterior(Posterior):
             fit=source.config.settings.to_json(),
         )
         super().__init__(own, guide, config)
+        self.own = guide
         self.support = support
         self.source = source
 
@@ -101,8 +101,8 @@ class TaskPosterior(Posterior):
         """
         tensors = {}
         if self.support:  # without any, the posterior is the prior
-            tensors = {f"loc.{n}": v.contiguous().cpu() for n, v in self.guide.loc.items()}
-            tensors |= {f"scale.{n}": v.contiguous().cpu() for n, v in self.guide.scale.items()}
+            tensors = {f"loc.{n}": v.contiguous().cpu() for n, v in self.own.loc.items()}
+            tensors |= {f"scale.{n}": v.contiguous().cpu() for n, v in self.own.scale.items()}
         described = {
             "theta": self.source.fingerprint,
             "support": json.dumps([asdict(row) for row in self.support.rows]),
@@ -121,7 +121,7 @@ def read_task(path: Path, source: "MetaPosterior") -> tuple[Values, Values, Labe
     try:
         with safe_open(path, framework="pt") as file:
             described = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if described["theta"] != source.fingerprint:
             raise RunFolderError(
                 f"{path} was adapted from another theta than this run's: adapt its task again."
@@ -138,10 +138,11 @@ def read_task(path: Path, source: "MetaPosterior") -> tuple[Values, Values, Labe
     return loc, scale, LabelledRows(rows, labels)
 
 
-def _row(described: dict[str, object]) -> Row:
+def _row(described: dict[str, Any]) -> Row:
     options = tuple(tuple(ids) for ids in described["options"])
     return Row(tuple(described["ids"]), options, described["cut"])
 
 
-def _fixed(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.detach().clone(), requires_grad=False)
+def _fixed(values: Values) -> nn.ParameterDict:
+    kept = {parameter_name(name): value.detach().clone() for name, value in values.items()}
+    return nn.ParameterDict({k: nn.Parameter(v, requires_grad=False) for k, v in kept.items()})

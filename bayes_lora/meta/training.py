@@ -57,7 +57,10 @@ class MetaModule(nn.Module):
         loss = self.elbo.differentiable_loss(self.hierarchy, guide, rows)
         # The program's likelihood has the power 1 / kl_weight; undone, the KL has the weight.
         observations = self.hierarchy.num_tasks * sum(sizes) / len(sizes)
-        loss = loss * self.hierarchy.kl_weight / observations
+        return self.finite(loss * self.hierarchy.kl_weight / observations)
+
+    def finite(self, loss: Tensor) -> dict[str, Tensor]:
+        """Check a loss, and keep it for the progress."""
         self.last_loss = float(loss.detach())
         if not math.isfinite(self.last_loss):
             raise FitError("The loss is no longer finite: lower the learning rate.")
@@ -88,6 +91,7 @@ class MetaTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return the meta-dev queries' NLL under the average: mean over episodes, in nats."""
+        self.module.eval()
         with self.averaged():
             metrics = {"eval_nll": dev_nll(self.module, self.dev)}
             self.worse += 1
@@ -99,7 +103,7 @@ class MetaTrainer(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
         """Take episodes in order: each says by its number what is drawn."""
-        return SequentialSampler(self.train_dataset)
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

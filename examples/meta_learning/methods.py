@@ -1,0 +1,193 @@
+"""What is compared: ABMLL, the baselines it has to beat, and two floors, each under its name.
+
+All start from the same backbone with the same adapter, see the same support sets and queries, and
+are tuned on the same meta-dev tasks: how many steps to take on a new task is chosen there, and so
+is how sure the scorer makes (the last but `lora` and `zero-shot`, which see no other task).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from suites import Suite
+
+from bayes_lora import Posterior
+from bayes_lora.backbone import Backbone
+from bayes_lora.data import Example
+from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
+
+DRAWS = 4
+STEPS = (5, 15)  # on a new task, chosen among on meta-dev
+Predict = Callable[[Sequence[Sequence[Example]], Sequence[Example]], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a suite trains.
+
+    Args:
+        max_steps: Meta-steps of every method.
+        tasks_per_step: Tasks side by side in one.
+        support: Sizes of support sets in training episodes.
+        query: Queries in one.
+        max_length: Tokens a text is cut to.
+    """
+
+    max_steps: int
+    tasks_per_step: int
+    support: tuple[int, ...]
+    query: int
+    max_length: int
+
+    def settings(self, suite: Suite, seed: int, method: str, **changes: Any) -> MetaSettings:
+        """Make a method's settings."""
+        given: dict[str, Any] = {
+            "episodes": EpisodeSettings(self.support, self.query, suite.per_class),
+            "tasks_per_step": self.tasks_per_step,
+            "max_steps": self.max_steps,
+            "evaluations": 2,
+            "seed": seed,
+        }
+        return MetaSettings(method=method, **given | changes)
+
+
+BUDGETS = {
+    "class_to_class": Budget(120, 8, (16,), 24, 128),
+    "multiple_choice": Budget(120, 7, (4, 16), 16, 128),
+    "fdu_mtl": Budget(100, 5, (1, 4), 16, 64),
+    "clinc150": Budget(120, 5, (1, 5), 30, 64),
+}
+
+
+class Learner:
+    """One fold's methods for one meta-training seed; what several of them share is made once.
+
+    Args:
+        suite: The fold.
+        backbone: The frozen backbone.
+        seed: Of everything learned from other tasks.
+    """
+
+    def __init__(self, suite: Suite, backbone: Backbone, seed: int) -> None:
+        self.suite = suite
+        self.backbone = backbone
+        self.seed = seed
+        self.budget = BUDGETS[suite.name]
+        self.chosen: dict[str, dict[str, float | None]] = {}
+        self._made: dict[str, MetaPosterior] = {}
+
+    def predict(self, method: str) -> Predict:
+        """Learn a method, and return what answers queries after seeing supports."""
+        if method == "frequencies":
+            return frequencies
+        if method == "zero-shot":
+            zero = Posterior.pretrained(self.backbone, "similarity")
+            return lambda supports, queries: [zero.predict(queries).probabilities] * len(supports)
+        learned = METHODS[method](self)
+        self.chosen[method] = {
+            "steps": learned.config.settings.gradient_steps,
+            "dev_nll": learned.dev_nll,
+        }
+        return lambda supports, queries: answer(learned, supports, queries)
+
+    def fit(self, method: str, scorer: str = "similarity", **changes: Any) -> MetaPosterior:
+        """Meta-fit, choosing the number of steps on the meta-dev tasks."""
+        settings = self.budget.settings(self.suite, self.seed, method, **changes)
+        return meta_fit(
+            self.suite.train, self.backbone, dev=self.suite.dev, scorer=scorer, settings=settings
+        )
+
+    def once(self, name: str, make: Callable[[], MetaPosterior]) -> MetaPosterior:
+        """Make something that several methods use, the first time it is asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def tuned(self, learned: MetaPosterior, scorer: str | None = None) -> MetaPosterior:
+        """Take the number of steps that does best on the meta-dev tasks."""
+        tried = [self.revised(learned, steps, scorer) for steps in STEPS]
+        return min(tried, key=lambda one: one.dev_nll or 0.0)
+
+    def revised(
+        self, learned: MetaPosterior, steps: int, scorer: str | None = None
+    ) -> MetaPosterior:
+        """The same theta with other steps on a new task, or another scorer."""
+        settings = replace(learned.config.settings, steps=steps)
+        return learned.revised(settings, dev=self.suite.dev, scorer=scorer)
+
+    def alone(self, *, dev: bool) -> MetaPosterior:
+        """LoRA on the support set, nothing learned from other tasks but how many steps to take."""
+        learned = self.tuned(self.fit("lora"))
+        if dev:
+            return learned
+        return meta_fit(
+            self.suite.train, self.backbone, scorer="similarity", settings=learned.config.settings
+        )
+
+    def multi_task(self) -> MetaPosterior:
+        """One adapter for all training tasks."""
+        episodes = EpisodeSettings((0,), self.budget.query, self.suite.per_class)
+        return self.once("multi-task", lambda: self.fit("multi-task", steps=0, episodes=episodes))
+
+    def published(self) -> MetaPosterior:
+        """ABMLL as published, with its learning rates or with ours."""
+        steps = {"steps": 5, "train_steps": 5}
+        rates = ({"learning_rate": 1e-5, "meta_learning_rate": 5e-5}, {})
+        tried = [self.fit("abmll-published", **steps, **rate) for rate in rates]
+        return min(tried, key=lambda one: one.dev_nll or 0.0)
+
+    def gradient(self) -> MetaPosterior:
+        """ABMLL by gradient."""
+        return self.once("gradient", lambda: self.tuned(self.fit("abmll", "conjugate")))
+
+    def encoder(self) -> MetaPosterior:
+        """ABMLL by encoder."""
+        return self.fit("abmll", "conjugate", amortization="encoder")
+
+
+METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
+    "frozen conjugate head": lambda own: own.fit("lora", "conjugate", steps=0),
+    "lora": lambda own: own.alone(dev=False),
+    "lora + temperature": lambda own: own.alone(dev=True),
+    "multi-task": Learner.multi_task,
+    "multi-task, then support": lambda own: own.tuned(own.multi_task()),
+    "multi-task + conjugate head": lambda own: own.revised(own.multi_task(), 0, "conjugate"),
+    "reptile": lambda own: own.tuned(own.fit("reptile", steps=3, train_steps=3)),
+    "first-order MAML": lambda own: own.tuned(own.fit("fomaml", steps=3, train_steps=3)),
+    "abmll, as published": Learner.published,
+    "abmll, gradient": Learner.gradient,
+    "abmll, encoder": Learner.encoder,
+}
+
+# Their predictions are the same whatever the support.
+WITHOUT_SUPPORT = ("zero-shot", "multi-task")
+NAMES = ("frequencies", "zero-shot", *METHODS)
+
+
+def frequencies(
+    supports: Sequence[Sequence[Example]], queries: Sequence[Example]
+) -> list[np.ndarray]:
+    """Answer with how often each option was right in the support, one added to each count."""
+    found = []
+    for support in supports:
+        answers = [example.options[example.label] for example in support]
+        counts = [[1 + answers.count(option) for option in query.options] for query in queries]
+        found.append(padded([np.array(row) / sum(row) for row in counts]))
+    return found
+
+
+def padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack rows of probabilities, zeros where one has fewer options than another."""
+    out = np.zeros((len(rows), max(map(len, rows))))
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+def answer(
+    learned: MetaPosterior, supports: Sequence[Sequence[Example]], queries: Sequence[Example]
+) -> list[np.ndarray]:
+    """Adapt to all supports side by side, and answer the queries with each."""
+    posteriors = learned.adapt_all(supports)
+    return [posterior.predict(queries, draws=DRAWS).probabilities for posterior in posteriors]

@@ -1,0 +1,142 @@
+"""Run a suite: every method on every fold, seed after seed, resumable; then its table.
+
+    python examples/meta_learning/run.py clinc150 --data DATA_ROOT --out results
+
+Each method, fold and seed is a file in OUT/SUITE, written when it is done; what is there is not
+done again. DATA_ROOT is described in suites.py.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from methods import BUDGETS, NAMES, WITHOUT_SUPPORT, Learner, Predict
+from suites import SEEDS, SUITES, Suite, TestTask, load_suite
+from table import write_table
+from transformers.utils import logging
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from common import describe_run, write_json
+
+from bayes_lora import load_backbone
+from bayes_lora.backbone import Backbone
+from calibration import accuracy, ece, nll
+
+# What is learned from other tasks is learned anew with each of these.
+META_SEEDS = {
+    "class_to_class": (0,),
+    "multiple_choice": (0,),
+    "fdu_mtl": (0, 1, 2),
+    "clinc150": (0, 1, 2),
+}
+# Nothing of these depends on the seed.
+DETERMINISTIC = ("frequencies", "zero-shot", "frozen conjugate head")
+
+
+def main() -> None:
+    """Run what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("suite", choices=list(SUITES))
+    parser.add_argument("--data", required=True, type=Path, help="see suites.py")
+    parser.add_argument("--out", required=True, type=Path, help="folder for results")
+    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--seeds", nargs="+", type=int, help="meta-training seeds")
+    parser.add_argument("--folds", nargs="+", help="by number; all if not given")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    folder = arguments.out / arguments.suite
+    folder.mkdir(parents=True, exist_ok=True)
+    folds = load_suite(arguments.suite, arguments.data)
+    for seed in arguments.seeds or META_SEEDS[arguments.suite]:
+        for fold in folds:
+            if arguments.folds is None or fold.fold in arguments.folds:
+                run_fold(fold, seed, arguments.methods, folder, getattr(torch, arguments.dtype))
+    write_table(folder, arguments.out / f"{arguments.suite}.json", folds)
+
+
+def run_fold(
+    suite: Suite, seed: int, methods: Sequence[str], folder: Path, dtype: torch.dtype
+) -> None:
+    """Run a fold's methods that have no file yet."""
+    paths = {name: folder / f"{file_name(name)}-{suite.fold}-{seed}.json" for name in methods}
+    missing = [
+        name
+        for name, path in paths.items()
+        if not path.exists() and not (seed and name in DETERMINISTIC)
+    ]
+    if not missing:
+        return
+    learner = Learner(suite, load(dtype, suite), seed)
+    for name in missing:
+        started = time.perf_counter()
+        predict = learner.predict(name)
+        learned = time.perf_counter()
+        cells = [cell for task in suite.test for cell in judge(task, suite.sizes, name, predict)]
+        result = {"suite": suite.name, "fold": suite.fold, "seed": seed, "method": name}
+        result |= {"chosen": learner.chosen.get(name), "dtype": str(dtype)}
+        result |= {"seconds": {"learning": round(learned - started, 1)}}
+        result["seconds"]["testing"] = round(time.perf_counter() - learned, 1)
+        write_json(describe_run() | result | {"results": cells}, paths[name])
+        print(f"{suite.name} {suite.fold} seed {seed} {name}: {summary(cells)}", flush=True)
+
+
+def load(dtype: torch.dtype, suite: Suite) -> Backbone:
+    """Load MiniLM; its attention is faster eager than fused where heads are this small."""
+    backbone = load_backbone("minilm", dtype=dtype, max_length=BUDGETS[suite.name].max_length)
+    backbone.model.set_attn_implementation("eager")
+    return backbone
+
+
+def judge(
+    task: TestTask, sizes: Sequence[int], name: str, predict: Predict
+) -> list[dict[str, Any]]:
+    """Answer a task's queries after each support; accuracy, NLL and ECE of each."""
+    queries = task.queries.examples
+    labels = np.array(task.queries.labels)
+    options = np.array([len(query.options) for query in queries])
+    cells, known = [], None
+    for size in sizes:
+        supports = [task.supports[size, seed] for seed in SEEDS]
+        if name in WITHOUT_SUPPORT or size == 0:
+            known = known if name in WITHOUT_SUPPORT and known else predict(supports[:1], queries)
+            answers = [known[0]] * len(SEEDS)
+        else:
+            answers = predict(supports, queries)
+        for seed, probabilities in zip(SEEDS, answers, strict=True):
+            cells.append(
+                {
+                    "task": task.name,
+                    "size": size,
+                    "support_seed": seed,
+                    "n": len(labels),
+                    "accuracy": accuracy(probabilities, labels, options),
+                    "nll": nll(probabilities, labels, options),
+                    "ece": ece(probabilities, labels, options),
+                }
+            )
+    return cells
+
+
+def summary(cells: Sequence[dict[str, Any]]) -> str:
+    """Write accuracy, NLL and ECE by support size, means over tasks and seeds."""
+    parts = []
+    for size in dict.fromkeys(cell["size"] for cell in cells):
+        own = [cell for cell in cells if cell["size"] == size]
+        means = [np.mean([cell[key] for cell in own]) for key in ("accuracy", "nll", "ece")]
+        parts.append(f"{size}: " + " / ".join(f"{mean:.3f}" for mean in means))
+    return "; ".join(parts)
+
+
+def file_name(method: str) -> str:
+    """Make a method's name one for a file."""
+    return "".join(c if c.isalnum() else "-" for c in method).replace("--", "-")
+
+
+if __name__ == "__main__":
+    main()
