@@ -88,6 +88,7 @@ class Backbone(nn.Module):
         self._checkpointed: set[nn.Module] = set()
         self._option_tokens: dict[tuple[tuple[str, ...], str, str], list[TokenIds]] = {}
         wrap_layers(model, [n for group in self.groups for n in group.layers], self._active)
+        self.eval()  # a new layer would drop out
         self._check_row_alignment()
 
     @property

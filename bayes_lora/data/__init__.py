@@ -11,7 +11,7 @@ from bayes_lora.data.episodes import (
     sample_support,
     split_tasks,
 )
-from bayes_lora.data.generated import generate, generate_with_probabilities
+from bayes_lora.data.generated import generate, generate_tasks, generate_with_probabilities
 from bayes_lora.data.inspection import inspect
 from bayes_lora.data.spec import read
 from bayes_lora.data.tabular import read_tabular, write_csv
@@ -28,6 +28,7 @@ __all__ = [
     "cap_queries",
     "check_disjoint",
     "generate",
+    "generate_tasks",
     "generate_with_probabilities",
     "inspect",
     "read",

@@ -21,8 +21,10 @@ negative log-likelihood of about 0.15; a logistic regression on frozen MiniLM em
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from bayes_lora.data import phrases
+from bayes_lora.data.inboxes import INBOXES, OUT_OF_PLACE
 from bayes_lora.data.task import Example, Task
 from bayes_lora.errors import ConfigError
 
@@ -37,6 +39,12 @@ _SENTENCE_START = re.compile(r"(^|[.?!:] +)([a-z])")
 _LONE_I = re.compile(r"\bi\b(?!-)")
 _SHORTCUTS = {"please": "pls", "with": "w/", "you": "u", "your": "ur", "are": "r", "and": "&"}
 _SMALL_TALK = 0.5
+_SECOND_PROBLEM = 1 / 6
+_OPENERS, _CLOSERS = (
+    [pattern for pattern in talk if not any(word in pattern for word in OUT_OF_PLACE)]
+    for talk in (phrases.OPENERS, phrases.CLOSERS)
+)
+_TALK = (_OPENERS, _CLOSERS)
 
 
 def generate(num_examples: int, seed: int) -> Task:
@@ -60,36 +68,80 @@ def generate_with_probabilities(
     Raises:
         ConfigError: `num_examples` is not positive.
     """
+    _check_number(num_examples)
+    rng = random.Random(f"support messages {seed}")  # a bare int seed would forget its sign
+    return _drawn("support", OPTIONS, num_examples, rng, _message)
+
+
+def generate_tasks(num_examples: int, seed: int) -> tuple[Task, ...]:
+    """Make the inboxes of a dozen places: a task each, every one with labels of its own.
+
+    A message has one problem or, one time in six, two of different labels, of which the wording
+    says which is probably the main one. A task does not depend on the others.
+
+    Args:
+        num_examples: Messages in each.
+        seed: The same one always makes the same tasks.
+
+    Raises:
+        ConfigError: `num_examples` is not positive.
+    """
+    _check_number(num_examples)
+    tasks = []
+    for name, issues in INBOXES.items():
+        rng = random.Random(f"{name} {seed}")
+        write = partial(_letter, issues=issues)
+        tasks.append(_drawn(name, tuple(issues), num_examples, rng, write)[0])
+    return tuple(tasks)
+
+
+def _check_number(num_examples: int) -> None:
     if num_examples < 1:
         raise ConfigError(f"num_examples is {num_examples}; give one or more")
-    rng = random.Random(f"support messages {seed}")  # a bare int seed would forget its sign
+
+
+def _drawn(
+    name: str,
+    options: tuple[str, ...],
+    num_examples: int,
+    rng: random.Random,
+    write: Callable[[random.Random], tuple[str, Odds]],
+) -> tuple[Task, list[tuple[float, ...]]]:
+    """Write messages, and draw the label of each from its odds."""
     examples = []
     probabilities = []
     for number in range(1, num_examples + 1):
-        text, odds = _message(rng)
+        text, odds = write(rng)
         total = sum(odds.values())
-        chances = tuple(odds.get(option, 0.0) / total for option in OPTIONS)
-        (label,) = rng.choices(range(len(OPTIONS)), weights=chances)
+        chances = tuple(odds.get(option, 0.0) / total for option in options)
+        (label,) = rng.choices(range(len(options)), weights=chances)
         where = f"generated message {number}"
-        examples.append(Example(input=text, options=OPTIONS, label=label, where=where))
+        examples.append(Example(input=text, options=options, label=label, where=where))
         probabilities.append(chances)
-    return Task("support", tuple(examples)), probabilities
+    return Task(name, tuple(examples)), probabilities
 
 
 def _message(rng: random.Random) -> tuple[str, Odds]:
     slots = {**phrases.SLOTS, "product": [rng.choice(phrases.PRODUCTS)]}
     (kind,) = rng.choices(list(_KINDS), weights=list(_KINDS.values()))
     problem, odds = kind(rng, slots)
+    return _written(problem, rng, slots, (phrases.OPENERS, phrases.CLOSERS)), odds
+
+
+def _written(
+    problem: str, rng: random.Random, slots: Slots, talk: tuple[Sequence[str], Sequence[str]]
+) -> str:
+    """Put small talk around a problem, and write it down as somebody in a hurry does."""
     opener, closer = (
-        _expand(rng.choice(talk), rng, slots) if rng.random() < _SMALL_TALK else ""
-        for talk in (phrases.OPENERS, phrases.CLOSERS)
+        _expand(rng.choice(choices), rng, slots) if rng.random() < _SMALL_TALK else ""
+        for choices in talk
     )
     problem += rng.choice(".....!")
     text = _SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), problem)
     if opener.endswith(("but", ",", ":")):
         text = text[0].lower() + text[1:]
     text = _LONE_I.sub("I", " ".join(f"{opener} {text} {closer}".split()))
-    return rng.choice(_HABITS)(text, rng), odds
+    return rng.choice(_HABITS)(text, rng)
 
 
 def _clear(rng: random.Random, slots: Slots) -> tuple[str, Odds]:
@@ -113,6 +165,18 @@ def _two_problems(rng: random.Random, slots: Slots) -> tuple[str, Odds]:
 def _borderline(rng: random.Random, slots: Slots) -> tuple[str, Odds]:
     pattern, odds = rng.choice(phrases.BORDERLINE)
     return _expand(pattern, rng, slots), odds
+
+
+def _letter(rng: random.Random, issues: Mapping[str, Sequence[str]]) -> tuple[str, Odds]:
+    """Write to another place than the shop."""
+    first, second = rng.sample(tuple(issues), 2)
+    if rng.random() < _SECOND_PROBLEM:
+        pattern, first_decides = rng.choice(phrases.TWO_PROBLEMS)
+        odds = {first: first_decides, second: 1 - first_decides}
+    else:
+        pattern, odds = "{first}", {first: 1.0}
+    slots = {**phrases.SLOTS, "first": issues[first], "second": issues[second]}
+    return _written(_expand(pattern, rng, slots), rng, slots, _TALK), odds
 
 
 _KINDS: dict[Callable[[random.Random, Slots], tuple[str, Odds]], float] = {

@@ -109,10 +109,12 @@ class Hierarchy(nn.Module):
                 for name, site in self.sites.items()
             }
             logits = self.logits(rows, values)
+            counts = rows.weights > 0
             tempering = poutine.scale(scale=1.0 / self.kl_weight)
             with (
                 tempering,
-                poutine.scale(scale=rows.weights),
+                poutine.scale(scale=torch.where(counts, rows.weights, 1.0)),
+                poutine.mask(mask=counts),
                 pyro.plate("rows", logits.shape[-2], dim=-1),
             ):
                 labels = self.model.scorer.label_distribution(logits)

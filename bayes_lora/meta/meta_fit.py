@@ -33,6 +33,7 @@ def meta_fit(
     scorer: str | None = None,
     adapter: Adapter | None = None,
     settings: MetaSettings | None = None,
+    start: MetaPosterior | None = None,
     progress: bool = False,
 ) -> MetaPosterior:
     """Learn what tasks share, so that a new one can be adapted to from a few examples.
@@ -46,6 +47,8 @@ def meta_fit(
             ``likelihood``.
         adapter: What a task's weights are; LoRA of rank 8 if None.
         settings: How; the defaults if None.
+        start: Another meta-fit of the same adapter, whose theta training starts from; a random
+            projection and no update if None.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -58,7 +61,7 @@ def meta_fit(
     tasks, dev = tuple(tasks), tuple(dev)
     settings = settings or MetaSettings()
     _check_tasks(tasks, dev)
-    name = scorer or _default_scorer(backbone)
+    name = scorer or default_meta_scorer(backbone)
     if name == "class-head":
         raise UnsupportedError(
             "A class head knows one label set and cannot be carried to new tasks: use conjugate "
@@ -75,6 +78,9 @@ def meta_fit(
     for task in (*tasks, *dev):
         check_scorable(config.scorer, backbone, task.examples)
     module = config.build(backbone)
+    if start is not None:
+        module.theta.load_state_dict(start.module.theta.state_dict())
+        module.hierarchy.load_state_dict(start.module.hierarchy.state_dict())
     held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
     if settings.method != "lora":  # which learns nothing from other tasks
         train(module, tasks, held_out, settings, progress=progress)
@@ -103,7 +109,8 @@ def train(
         trainer.load_best()
 
 
-def _default_scorer(backbone: Backbone) -> str:
+def default_meta_scorer(backbone: Backbone) -> str:
+    """Name the scorer that is carried best to new labels."""
     return "conjugate" if backbone.kind is BackboneKind.ENCODER else "likelihood"
 
 

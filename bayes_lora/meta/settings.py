@@ -72,9 +72,9 @@ class MetaSettings:
     train_steps: int = 0
     learning_rate: float = 2e-3
     scale_learning_rate: float = 1e-2
-    tau: float = 0.1
+    tau: float = 0.2
     learn_tau: bool = False
-    kl_weight: float = 0.03
+    kl_weight: float = 0.1
     hyper_priors: HyperPriors = field(default_factory=HyperPriors)
     episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
     tasks_per_step: int = 8

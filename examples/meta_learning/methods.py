@@ -53,11 +53,14 @@ class Budget:
 
 
 BUDGETS = {
-    "class_to_class": Budget(120, 8, (16,), 24, 128),
-    "multiple_choice": Budget(120, 7, (4, 16), 16, 128),
-    "fdu_mtl": Budget(100, 5, (1, 4), 16, 64),
-    "clinc150": Budget(120, 5, (1, 5), 30, 64),
+    "class_to_class": Budget(100, 8, (16,), 24, 96),
+    "multiple_choice": Budget(100, 7, (4, 16), 16, 96),
+    "fdu_mtl": Budget(80, 5, (1, 4), 16, 64),
+    "clinc150": Budget(100, 5, (1, 5), 24, 48),
 }
+ENCODER_STEPS = 50  # beyond theta's own training
+# Steps on a training task's support, whose sets are then the smallest: they cost as much again.
+TRAIN_STEPS = 3
 
 
 class Learner:
@@ -91,12 +94,26 @@ class Learner:
         }
         return lambda supports, queries: answer(learned, supports, queries)
 
-    def fit(self, method: str, scorer: str = "similarity", **changes: Any) -> MetaPosterior:
-        """Meta-fit, choosing the number of steps on the meta-dev tasks."""
+    def fit(
+        self,
+        method: str,
+        scorer: str = "similarity",
+        start: MetaPosterior | None = None,
+        **changes: Any,
+    ) -> MetaPosterior:
+        """Meta-fit with the suite's budget."""
         settings = self.budget.settings(self.suite, self.seed, method, **changes)
+        tasks, dev = self.suite.train, self.suite.dev
         return meta_fit(
-            self.suite.train, self.backbone, dev=self.suite.dev, scorer=scorer, settings=settings
+            tasks, self.backbone, dev=dev, scorer=scorer, settings=settings, start=start
         )
+
+    def stepwise(self, method: str) -> MetaPosterior:
+        """Meta-fit a baseline that takes steps in training too."""
+        smallest = min(self.budget.support)
+        episodes = EpisodeSettings((smallest,), self.budget.query, self.suite.per_class)
+        changes = {"steps": TRAIN_STEPS, "train_steps": TRAIN_STEPS, "episodes": episodes}
+        return self.tuned(self.fit(method, **changes))
 
     def once(self, name: str, make: Callable[[], MetaPosterior]) -> MetaPosterior:
         """Make something that several methods use, the first time it is asked for."""
@@ -105,7 +122,10 @@ class Learner:
         return self._made[name]
 
     def tuned(self, learned: MetaPosterior, scorer: str | None = None) -> MetaPosterior:
-        """Take the number of steps that does best on the meta-dev tasks."""
+        """Take the number of steps that does best on the meta-dev tasks.
+
+        They are asked with the suite's own episodes, whatever the training's were.
+        """
         tried = [self.revised(learned, steps, scorer) for steps in STEPS]
         return min(tried, key=lambda one: one.dev_nll or 0.0)
 
@@ -113,7 +133,8 @@ class Learner:
         self, learned: MetaPosterior, steps: int, scorer: str | None = None
     ) -> MetaPosterior:
         """The same theta with other steps on a new task, or another scorer."""
-        settings = replace(learned.config.settings, steps=steps)
+        episodes = EpisodeSettings(self.budget.support, self.budget.query, self.suite.per_class)
+        settings = replace(learned.config.settings, steps=steps, episodes=episodes)
         return learned.revised(settings, dev=self.suite.dev, scorer=scorer)
 
     def alone(self, *, dev: bool) -> MetaPosterior:
@@ -143,7 +164,8 @@ class Learner:
 
     def encoder(self) -> MetaPosterior:
         """ABMLL by encoder."""
-        return self.fit("abmll", "conjugate", amortization="encoder")
+        changes = {"amortization": "encoder", "max_steps": ENCODER_STEPS}
+        return self.fit("abmll", "conjugate", start=self.gradient(), **changes)
 
 
 METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
@@ -153,8 +175,8 @@ METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
     "multi-task": Learner.multi_task,
     "multi-task, then support": lambda own: own.tuned(own.multi_task()),
     "multi-task + conjugate head": lambda own: own.revised(own.multi_task(), 0, "conjugate"),
-    "reptile": lambda own: own.tuned(own.fit("reptile", steps=3, train_steps=3)),
-    "first-order MAML": lambda own: own.tuned(own.fit("fomaml", steps=3, train_steps=3)),
+    "reptile": lambda own: own.stepwise("reptile"),
+    "first-order MAML": lambda own: own.stepwise("fomaml"),
     "abmll, as published": Learner.published,
     "abmll, gradient": Learner.gradient,
     "abmll, encoder": Learner.encoder,

@@ -34,8 +34,8 @@ META_SEEDS = {
     "fdu_mtl": (0, 1, 2),
     "clinc150": (0, 1, 2),
 }
-# Nothing of these depends on the seed.
-DETERMINISTIC = ("frequencies", "zero-shot", "frozen conjugate head")
+# Nothing of these is learned from other tasks, but for how many steps to take and how sure to be.
+ONCE = ("frequencies", "zero-shot", "frozen conjugate head", "lora", "lora + temperature")
 
 
 def main() -> None:
@@ -66,9 +66,7 @@ def run_fold(
     """Run a fold's methods that have no file yet."""
     paths = {name: folder / f"{file_name(name)}-{suite.fold}-{seed}.json" for name in methods}
     missing = [
-        name
-        for name, path in paths.items()
-        if not path.exists() and not (seed and name in DETERMINISTIC)
+        name for name, path in paths.items() if not path.exists() and not (seed and name in ONCE)
     ]
     if not missing:
         return

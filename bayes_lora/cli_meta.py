@@ -1,0 +1,168 @@
+"""The commands of many tasks: meta-fit, and adapt."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from bayes_lora.adapters import ADAPTERS, Adapter
+from bayes_lora.cli_input import DTYPES, cut, given, load_named, read_data, warn, warnings
+from bayes_lora.data import TaskSet, check_disjoint, read, remove_overlap, split_tasks
+from bayes_lora.data.partition import read_partition
+from bayes_lora.errors import ConfigError, InputDataError, RunFolderError, check_seed
+from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
+from bayes_lora.meta.adapted import Shots, write_adapted
+from bayes_lora.meta.meta_fit import default_meta_scorer
+from bayes_lora.run_config import META_FILE, check_free
+from bayes_lora.scorers import keep_scorable, make_scorer
+
+HELD_OUT = 0.2  # of the tasks, where no meta-dev tasks are given
+FLAGS = (
+    "method",
+    "amortization",
+    "theta",
+    "steps",
+    "max_steps",
+    "tasks_per_step",
+    "kl_weight",
+    "meta_learning_rate",
+    "seed",
+)
+# They learn from the steps on training tasks, which the others can do without.
+STEPPED = ("fomaml", "reptile", "abmll-published")
+
+
+def run_meta_fit(arguments: argparse.Namespace) -> None:
+    """Learn what tasks share, and write it to a new folder."""
+    check_free(Path(arguments.out))  # before the work, not after it
+    settings = _settings(arguments)
+    read_tasks, held_out = _read_parts(arguments, settings.seed)
+    backbone = load_named(arguments.model, arguments)
+    name = arguments.scorer or default_meta_scorer(backbone)
+    scorer = make_scorer(name, backbone, ())
+    tasks, dev = (
+        keep_scorable(part, scorer, backbone, strict=arguments.strict)
+        for part in (read_tasks, held_out)
+    )
+    print(f"{len(tasks)} task(s), {sum(map(len, tasks))} rows, scorer {name}")
+    source = "" if arguments.dev else " held out"
+    print(f"{len(dev)} meta-dev task(s){source}: {', '.join(task.name for task in dev)}")
+    warn(*warnings(tasks), *warnings(dev), *cut(scorer, backbone, tasks))
+    make_adapter: Callable[..., Adapter] = ADAPTERS[arguments.adapter]
+    learned = meta_fit(
+        tasks,
+        backbone,
+        dev=dev,
+        scorer=name,
+        adapter=make_adapter(rank=arguments.rank),
+        settings=settings,
+        progress=True,
+    )
+    learned.save_pretrained(arguments.out)
+    print(f"Meta run written to {arguments.out}")
+
+
+def run_adapt(arguments: argparse.Namespace) -> None:
+    """Adapt to every task of the data, and write the posteriors to a new folder."""
+    out = Path(arguments.out)
+    check_free(out)
+    shots = _shots(arguments)
+    source = load_meta(arguments)
+    tasks = read_data(arguments, arguments.data, "train", "test")
+    scorer, backbone = source.config.scorer, source.backbone
+    tasks = keep_scorable(tasks, scorer, backbone, strict=arguments.strict)
+    warn(*warnings(tasks), *cut(scorer, backbone, tasks))
+    with tqdm(total=len(tasks), desc="adapt") as bar:
+        folder = Path(arguments.run_folder)
+        write_adapted(source, folder, tasks, out, shots=shots, progress=bar.update)
+    print(f"Posteriors of {len(tasks)} task(s) written to {out}")
+
+
+def load_meta(arguments: argparse.Namespace) -> MetaPosterior:
+    """Load the command's meta run.
+
+    Raises:
+        RunFolderError: It is none, or broken.
+    """
+    folder = Path(arguments.run_folder)
+    if not (folder / META_FILE).exists():
+        raise RunFolderError(
+            f"{str(folder)!r} is no meta run (there is no {META_FILE} in it): give what meta-fit "
+            "wrote."
+        )
+    dtype = DTYPES[arguments.dtype] if arguments.dtype else None
+    return MetaPosterior.from_pretrained(folder, backbone=arguments.model, dtype=dtype)
+
+
+def _settings(arguments: argparse.Namespace) -> MetaSettings:
+    episodes = given(EpisodeSettings, arguments, ("support", "query"))
+    settings: MetaSettings = replace(given(MetaSettings, arguments, FLAGS), episodes=episodes)
+    if settings.method not in STEPPED:
+        return settings
+    if not settings.gradient_steps:
+        raise ConfigError(f"--method {settings.method} learns from gradient steps: give --steps.")
+    return replace(settings, train_steps=settings.gradient_steps)
+
+
+def _shots(arguments: argparse.Namespace) -> Shots | None:
+    """Read ``--support`` and ``--support-seed``; None for all the rows there are."""
+    if arguments.support is None:
+        if arguments.support_seed is not None:
+            raise ConfigError("--support-seed says which rows --support takes: give both.")
+        return None
+    seed = arguments.support_seed or 0
+    check_seed(seed)
+    return Shots(arguments.support, seed)
+
+
+def _read_parts(arguments: argparse.Namespace, seed: int) -> tuple[TaskSet, TaskSet]:
+    """Read the tasks to train on and the meta-dev tasks; no row is in both."""
+    if arguments.partition:
+        _check_partition(arguments)
+    everything = read_data(arguments, arguments.data, "train", "train")
+    if arguments.dev:
+        tasks, dev = everything, _read_dev(arguments)
+        check_disjoint(**{"--data": _names(tasks), "--dev": _names(dev)})
+    else:
+        tasks, dev = _hold_out(everything, seed)
+    apart = remove_overlap(tasks, dev, ())
+    number = apart.counts["train"]
+    removed = [f"{number} training row(s) dropped: meta-dev tasks have them too"] if number else []
+    warned = (*tasks.warnings, *removed, *apart.train.warnings)
+    return TaskSet(apart.train.tasks, warned), TaskSet(apart.dev.tasks, dev.warnings)
+
+
+def _check_partition(arguments: argparse.Namespace) -> None:
+    """Refuse a partition with a task to train or choose on that is one to be judged on."""
+    plan = read_partition(arguments.partition)
+    plan.check_leaks(arguments.part or "train")
+    if arguments.dev:
+        plan.check_leaks("dev")
+
+
+def _read_dev(arguments: argparse.Namespace) -> TaskSet:
+    """Read ``--dev``: the rows to train on, of other tasks."""
+    part = "dev" if arguments.partition else None
+    return read(
+        arguments.dev,
+        split="train",
+        partition=arguments.partition,
+        part=part,
+        strict=arguments.strict,
+    )
+
+
+def _hold_out(tasks: TaskSet, seed: int) -> tuple[TaskSet, TaskSet]:
+    if len(tasks) < 3:
+        raise InputDataError(
+            f"{len(tasks)} task(s) ({', '.join(_names(tasks))}): meta-fit trains on two or more "
+            "and stops early on another; add tasks, or name meta-dev tasks with --dev"
+        )
+    train, dev = split_tasks(tasks, HELD_OUT, seed)
+    return TaskSet(train, tasks.warnings), TaskSet(dev)
+
+
+def _names(tasks: TaskSet) -> list[str]:
+    return [task.name for task in tasks]
