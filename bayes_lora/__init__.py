@@ -6,16 +6,20 @@ from bayes_lora.data import Task, read, unlabelled
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal
 from bayes_lora.errors import BayesLoraError
 from bayes_lora.inference import FitSettings, ModelSettings, fit
+from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
 from bayes_lora.posterior import Posterior
 from bayes_lora.predict import Predictions
 
 __all__ = [
     "BayesLoraError",
     "Effect",
+    "EpisodeSettings",
     "FitSettings",
     "Flat",
     "LearnedNormal",
     "LoRA",
+    "MetaPosterior",
+    "MetaSettings",
     "ModelSettings",
     "Normal",
     "Posterior",
@@ -23,6 +27,7 @@ __all__ = [
     "Task",
     "fit",
     "load_backbone",
+    "meta_fit",
     "read",
     "unlabelled",
 ]

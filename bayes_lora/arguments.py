@@ -7,9 +7,13 @@ from bayes_lora.adapters import ADAPTERS, LoRA
 from bayes_lora.backbone import MINILM
 from bayes_lora.guides import GUIDES
 from bayes_lora.inference import FitSettings
+from bayes_lora.meta import EpisodeSettings, MetaSettings
+from bayes_lora.meta.settings import AMORTIZATIONS, METHODS
+from bayes_lora.meta.theta import THETA_GUIDES
 from bayes_lora.scorers import SCORERS
 
 DTYPES = ("bfloat16", "float32")
+CARRIED = [name for name in SCORERS if name != "class-head"]  # to labels never seen
 SPEC_HELP = (
     "file.csv | file.jsonl | crossfit:DIR/TASK[@SEED][#SPLIT] | crossfit:DIR (all its tasks) | "
     "unifiedqa:DIR[#SPLIT] | hub:NAME[/CONFIG][#SPLIT]"
@@ -37,8 +41,10 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the trace of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, help_text, add in (
+        ("adapt", "adapt a meta run to new tasks, from a few examples of each", _add_adapt),
         ("demo", "fit and compare two models on a task the project generates", _add_demo),
         ("fit", "fit a posterior over adapter weights to labelled text", _add_fit),
+        ("meta-fit", "learn from many tasks what they share", _add_meta_fit),
         ("predict", "predict with a fitted posterior, or a backbone as it is", _add_predict),
         ("report", "measure predictions and write a report", _add_report),
         ("tasks", "say what is in a SPEC, and what is odd about it", _add_tasks),
@@ -86,9 +92,93 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of starts, batches and draws")
 
 
+def _add_meta_fit(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--dev", nargs="+", metavar="SPEC", help="meta-dev tasks (default: a fifth of the tasks)"
+    )
+    parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the meta run")
+    parser.add_argument("--model", default=MINILM, help="minilm, a folder or a hub name")
+    parser.add_argument(
+        "--scorer",
+        choices=CARRIED,
+        help="default: conjugate for an encoder, likelihood for a language model",
+    )
+    parser.add_argument("--adapter", default="lora", choices=sorted(ADAPTERS))
+    parser.add_argument("--rank", type=int, default=LoRA().rank, help="rank of the adapter")
+    parser.add_argument("--targets", help="layers to adapt: names with commas, or a regex")
+    parser.add_argument("--max-length", type=_positive, default=256, help="tokens (default 256)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the backbone")
+    _add_meta_settings(parser)
+
+
+def _add_meta_settings(parser: argparse.ArgumentParser) -> None:
+    defaults, episodes = MetaSettings(), EpisodeSettings()
+    parser.add_argument("--method", choices=METHODS, help=f"default {defaults.method}")
+    parser.add_argument(
+        "--amortization", choices=AMORTIZATIONS, help=f"default {defaults.amortization}"
+    )
+    parser.add_argument(
+        "--theta",
+        choices=list(THETA_GUIDES),
+        help=f"posterior of what tasks share (default {defaults.theta})",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="gradient steps on a new task (default 15, none with the encoder); fomaml, reptile "
+        "and abmll-published take as many on training tasks",
+    )
+    parser.add_argument(
+        "--max-steps", type=int, help=f"optimizer steps (default {defaults.max_steps})"
+    )
+    parser.add_argument(
+        "--support",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="sizes of training support sets: examples of each class, in all for multiple choice "
+        f"(default {' '.join(map(str, episodes.support))})",
+    )
+    parser.add_argument("--query", type=int, help=f"queries (default {episodes.query})")
+    parser.add_argument(
+        "--tasks-per-step", type=int, help=f"side by side (default {defaults.tasks_per_step})"
+    )
+    parser.add_argument(
+        "--kl-weight",
+        type=float,
+        help=f"of the priors; 1: Bayes' rule (default {defaults.kl_weight})",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        dest="meta_learning_rate",
+        metavar="LEARNING_RATE",
+        help=f"of what tasks share (default {defaults.meta_learning_rate})",
+    )
+    parser.add_argument("--seed", type=int, help="of starts, episodes, draws, held-out tasks")
+
+
+def _add_adapt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", help="what meta-fit wrote")
+    _add_data(parser)
+    parser.add_argument("--out", required=True, metavar="RUN2", help="new folder")
+    parser.add_argument(
+        "--support",
+        type=int,
+        metavar="N",
+        help="take so many examples: of each class, in all for multiple choice (default: all)",
+    )
+    parser.add_argument("--support-seed", type=int, help="which ones (default 0)")
+    parser.add_argument("--model", help="where the run's backbone lies now, if it moved")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the backbone (default: the run's)")
+
+
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run_folder", metavar="RUN", help="what fit wrote; or a backbone: zero-shot prediction"
+        "run_folder",
+        metavar="RUN",
+        help="what fit, meta-fit or adapt wrote; or a backbone: zero-shot prediction",
     )
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="predictions.jsonl")
@@ -96,7 +186,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="where the run's backbone lies now, if it moved")
     parser.add_argument(
         "--scorer",
-        choices=[name for name in SCORERS if name != "class-head"],
+        choices=CARRIED,
         help="of a backbone (default: similarity for an encoder, else likelihood)",
     )
     parser.add_argument("--max-length", type=_positive, help="of a backbone: tokens (default 256)")
@@ -121,7 +211,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_partition(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partition", metavar="FILE", help="json: which tasks of a gym to take")
-    parser.add_argument("--part", help="of the partition (default: train to fit, test to predict)")
+    parser.add_argument("--part", help="of the partition (default: train to fit, else test)")
     parser.add_argument(
         "--strict", action="store_true", help="refuse what would be left out with a warning"
     )

@@ -67,7 +67,9 @@ def cut(scorer: Scorer, backbone: Backbone, tasks: TaskSet) -> list[str]:
         shortened = sum(row.cut for row in scorer.rows(backbone, task.examples))
         if shortened:
             length = backbone.max_length
-            lines.append(f"{task.name}: {shortened} of {len(task)} texts are cut to {length} tokens")
+            lines.append(
+                f"{task.name}: {shortened} of {len(task)} texts are cut to {length} tokens"
+            )
     return lines
 
 

@@ -105,6 +105,20 @@ def predict(
     )
 
 
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Put predictions of several posteriors, with equally many draws of each, into one.
+
+    Args:
+        parts: Their rows, one part after another; draws are not kept. At least one.
+    """
+    return Predictions(
+        _stacked([row for part in parts for row in part.probabilities]),
+        np.concatenate([part.predictive_entropy for part in parts]),
+        np.concatenate([part.expected_entropy for part in parts]),
+        parts[0].num_draws,
+    )
+
+
 @dataclass
 class _Run:
     """One prediction's draws, and the embeddings its rows share at the moment."""

@@ -27,6 +27,9 @@ _SPLIT_NAMES = {"dev": ("dev", "validation"), "validation": ("validation", "dev"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+-]+):(.*)", re.DOTALL)
 
 
+LabelSets = Sequence[Sequence[str]] | Mapping[str, Sequence[str]]
+
+
 @dataclass(frozen=True)
 class Request:
     """What a caller asks of every SPEC.
@@ -41,7 +44,7 @@ class Request:
 
     split: str | None = None
     options: Sequence[str] | None = None
-    label_sets: Sequence[Sequence[str]] | None = None
+    label_sets: LabelSets | None = None
     partition: Partition | None = None
     part: str | None = None
 
@@ -68,7 +71,7 @@ def read(
     *,
     split: str | None = None,
     options: Sequence[str] | None = None,
-    label_sets: Sequence[Sequence[str]] | None = None,
+    label_sets: LabelSets | None = None,
     partition: Path | str | None = None,
     part: str | None = None,
     strict: bool = False,
@@ -84,7 +87,7 @@ def read(
         split: The split where a SPEC names none; csv and jsonl files have no splits.
         options: The options of a fitted run with a class head: all data must have them.
         label_sets: The label sets of a run whose scorer reads options, for files that list none,
-            as in `read_tabular`.
+            as in `read_tabular`; or, by the task's name, each task's own.
         partition: A partition file, which says what tasks of a CrossFit folder to read.
         part: The part of the partition; all parts if not given.
         strict: Whether it is an error, not a warning, if a task must be left out.
@@ -146,8 +149,16 @@ def _find(spec: str, request: Request) -> Found:
         return _SCHEMES[scheme](match[2], request)
     if Path(spec).suffix.lower() not in (".csv", ".jsonl"):
         raise ConfigError(f"{spec!r}: cannot be read; the forms supported are {FORMS}")
-    task = read_tabular(spec, options=request.options, label_sets=request.label_sets)
+    label_sets = _label_sets(Path(spec).stem, request.label_sets)
+    task = read_tabular(spec, options=request.options, label_sets=label_sets)
     return Found((TaskSplits(task.name, task.kind, {_ROWS: task}),), _ROWS)
+
+
+def _label_sets(name: str, label_sets: LabelSets | None) -> Sequence[Sequence[str]] | None:
+    """The label sets a task may have: its own where they are given by name."""
+    if not isinstance(label_sets, Mapping):
+        return label_sets
+    return [label_sets[name]] if name in label_sets else list(label_sets.values())
 
 
 def _crossfit(text: str, request: Request) -> Found:

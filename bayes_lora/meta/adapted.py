@@ -84,9 +84,9 @@ class AdaptedRun:
         self.shots = shots
 
     @property
-    def label_sets(self) -> tuple[tuple[str, ...], ...]:
-        """The different label sets of the tasks that have one."""
-        return tuple(dict.fromkeys(task.options for task in self.tasks.values() if task.options))
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """The labels of each task that has fixed ones."""
+        return {name: task.options for name, task in self.tasks.items() if task.options}
 
     def posterior(self, name: str) -> TaskPosterior:
         """Read a task's posterior.
@@ -95,12 +95,22 @@ class AdaptedRun:
             InputDataError: There is none.
             RunFolderError: It cannot be read.
         """
-        if name not in self.tasks:
-            raise InputDataError(
-                f"{name}: {str(self.folder)!r} has no posterior of this task: adapt to it, or "
-                "predict with the meta run, which needs no examples"
-            )
+        self.check_has([name])
         return self.source.load_task(self.folder / self.tasks[name].file)
+
+    def check_has(self, names: Iterable[str]) -> None:
+        """Check that there is a posterior of every task.
+
+        Raises:
+            InputDataError: There is not.
+        """
+        missing = [name for name in names if name not in self.tasks]
+        if missing:
+            raise InputDataError(
+                f"{str(self.folder)!r} has no posterior of {', '.join(missing)}: adapt to it "
+                "(a file's task is called by the file's name), or predict with the meta run, "
+                "which needs no examples"
+            )
 
     @classmethod
     def from_pretrained(

@@ -57,6 +57,7 @@ BUDGETS = {
     "multiple_choice": Budget(100, 7, (4, 16), 16, 96),
     "fdu_mtl": Budget(80, 5, (1, 4), 16, 64),
     "clinc150": Budget(100, 5, (1, 5), 24, 48),
+    "unifiedqa": Budget(100, 2, (4, 16), 24, 96),
 }
 ENCODER_STEPS = 50  # beyond theta's own training
 # Steps on a training task's support, whose sets are then the smallest: they cost as much again.

@@ -1,14 +1,16 @@
-"""The four suites that meta-learning is judged on: tasks to train on, to tune on, to test on.
+"""The suites that meta-learning is judged on: tasks to train on, to tune on, to test on.
 
     python examples/meta_learning/suites.py DATA_ROOT
 
 prints their tasks, and what had to be removed or left out. DATA_ROOT has the folders `crossfit`
-(with `data/`, a folder a task, and `config/`, the partitions), `fdu_mtl` and `clinc150`.
+(with `data/`, a folder a task, and `config/`, the partitions), `fdu_mtl`, `clinc150` and
+`unifiedqa`.
 
     class_to_class    CrossFit's classification tasks, its own partition and 16-row support sets
     multiple_choice   CrossFit's questions with choices; supports of 0, 4 and 16 rows
     fdu_mtl           sentiment in 16 domains; supports of 1, 4 and 16 rows a class
     clinc150          intents in 10 domains, 5 folds; supports of 1 and 5 rows an intent
+    unifiedqa         four sets of questions, each tested once; supports of 0, 4 and 16 rows
 
 No input stands in two of meta-train, meta-dev and test, and no query in its own task's supports.
 """
@@ -36,6 +38,7 @@ from bayes_lora.data import (
 )
 from bayes_lora.data.crossfit import read_crossfit
 from bayes_lora.data.partition import read_partition
+from bayes_lora.data.unifiedqa import read_unifiedqa
 from bayes_lora.errors import ConfigError
 
 # CrossFit's own; the others' supports are drawn with the same.
@@ -88,6 +91,9 @@ CLINC_TEST = 2
 CLINC_DEV = 3
 CLINC_ORDER_SEED = 0
 
+UNIFIEDQA = ("arc_easy", "openbookqa", "commonsenseqa", "mctest")
+MOST_TRAINING_ROWS = 1000  # of a UnifiedQA set, chosen as queries are
+
 
 @dataclass(frozen=True)
 class TestTask:
@@ -139,7 +145,7 @@ def load_suite(name: str, root: Path) -> tuple[Suite, ...]:
 
     Args:
         name: One of SUITES.
-        root: The folder that holds `crossfit`, `fdu_mtl` and `clinc150`.
+        root: The folder that holds the suite's own, such as `crossfit`.
 
     Raises:
         ConfigError: There is no such suite.
@@ -228,11 +234,26 @@ def _clinc150(root: Path) -> tuple[Suite, ...]:
     return tuple(suites)
 
 
+def _unifiedqa(root: Path) -> tuple[Suite, ...]:
+    read = {name: read_unifiedqa(root / "unifiedqa" / name).splits for name in UNIFIEDQA}
+    rows = {name: cap_queries(splits["train"], MOST_TRAINING_ROWS) for name, splits in read.items()}
+    suites = []
+    for fold, asked in enumerate(UNIFIEDQA):
+        dev, *train = UNIFIEDQA[fold + 1 :] + UNIFIEDQA[:fold]
+        train_tasks = tuple(rows[name] for name in train)
+        suite = Suite(
+            "unifiedqa", str(fold + 1), train_tasks, (rows[dev],), (), (0, 4, 16), False, {}, ()
+        )
+        suites.append(_fill(suite, [_Pool(read[asked]["test"], {SEEDS: rows[asked]})]))
+    return tuple(suites)
+
+
 SUITES: dict[str, Callable[[Path], tuple[Suite, ...]]] = {
     "class_to_class": _class_to_class,
     "multiple_choice": _multiple_choice,
     "fdu_mtl": _fdu_mtl,
     "clinc150": _clinc150,
+    "unifiedqa": _unifiedqa,
 }
 
 

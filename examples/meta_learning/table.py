@@ -97,7 +97,8 @@ def method_rows(method: str, cells: Cells) -> list[dict[str, Any]]:
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Write the table for docs."""
     lines = [
-        "| support | method | accuracy | NLL | ECE | ABMLL's accuracy minus its | ABMLL's NLL minus its |",
+        "| support | method | accuracy | NLL | ECE | ABMLL's accuracy minus its "
+        "| ABMLL's NLL minus its |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["size"], row["nll"][0])):
