@@ -7,6 +7,7 @@ data set of its own there: layers share no weight, no mean and no scale.
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pyro
@@ -32,7 +33,7 @@ from bayes_lora.scorers import Batch, ClassHead, LabelledRows, Row, Scorer
 Array = NDArray[np.float64]
 SITE = "task.lin.W"
 KEY = parameter_name(SITE)
-TEMPERATURES = (0.5, 1.0, 1.5)  # lengths of the orthogonal inputs
+LENGTHS = (0.5, 1.0, 1.5)  # lengths of the orthogonal inputs
 
 
 def hierarchy_of(
@@ -67,7 +68,7 @@ class LinearTasks:
         self.direction = torch.randn(D_OUT, dtype=torch.float64)
         if orthogonal:
             self.direction = torch.tensor([1.0, 0.0], dtype=torch.float64)
-            lengths = torch.tensor(TEMPERATURES, dtype=torch.float64)
+            lengths = torch.tensor(LENGTHS, dtype=torch.float64)
             inputs = lengths.view(-1, 1, 1) * torch.eye(D_IN, dtype=torch.float64)
             # Words are hashed to 1 .. 97: input i is met at every ninth of them.
             inputs = inputs.flatten(0, 1).repeat(11, 1)
@@ -134,7 +135,9 @@ class _Ones(nn.Module):
         nn.init.zeros_(self.lin.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(last_hidden_state=self.lin(torch.ones_like(input_ids[..., None]) * 1.0))
+        return SimpleNamespace(
+            last_hidden_state=self.lin(torch.ones_like(input_ids[..., None]) * 1.0)
+        )
 
 
 class _ManyLayers(Backbone):
@@ -154,7 +157,7 @@ class _ManyLayers(Backbone):
 class _Observed(dist.TorchDistribution):
     """Label k is the k-th vector of a table: Normal around a row's outputs."""
 
-    arg_constraints: dict[str, object] = {}
+    arg_constraints: ClassVar[dict[str, object]] = {}
     support = dist.constraints.nonnegative_integer
 
     def __init__(self, mean: Tensor, table: Tensor, noise: Tensor) -> None:
@@ -270,15 +273,17 @@ class Algebra(Amortization):
 
 
 def learn(
-    tasks: ManyTasks, amortization: Amortization, steps: int, burn_in: int
+    tasks: ManyTasks, amortization: Amortization, steps: int, burn_in: int, initial: float = 0.1
 ) -> tuple[Array, Array, Array, Array]:
     """Learn q(theta), all tasks in every step; the mean of the iterates after ``burn_in``.
+
+    ``initial`` is the standard deviation that q starts with, as a share of tau.
 
     Returns:
         As ``ManyTasks.theta``.
     """
     torch.manual_seed(0)
-    theta = MeanFieldTheta(adapter_sites(tasks.hierarchy.model), 0.8)
+    theta = MeanFieldTheta(adapter_sites(tasks.hierarchy.model), 0.8, initial)
     module = MetaModule(tasks.hierarchy, theta, amortization)
     names = ("loc", "loc_log_scale", "log_scale_loc", "log_scale_log_scale")
     parameters = [getattr(theta, name)[KEY] for name in names]

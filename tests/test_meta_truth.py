@@ -1,4 +1,4 @@
-"""The hierarchy over tasks against algebra: q(theta) covers, adapted posteriors are the exact ones."""
+"""The hierarchy over tasks against algebra: intervals of theta, adapted posteriors, gradients."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -68,7 +68,7 @@ def test_theta_of_2000_tasks_is_the_exact_one() -> None:
     amortization = Gradient(
         train_steps=60, learning_rate=0.2, scale_learning_rate=0.1, draws=2, steps=60
     )
-    mu, spread, log_tau, tau_spread = learn(tasks, amortization, steps=100, burn_in=40)
+    mu, spread, log_tau, tau_spread = learn(tasks, amortization, 100, 35, initial=0.02)
     exact = tasks.theta()
     for value, width, (centre, wanted) in (
         (mu, spread, exact[:2]),
@@ -111,7 +111,7 @@ def test_adapted_posteriors_are_the_exact_ones_given_theta(orthogonal: bool) -> 
 
 
 def test_tasks_side_by_side_take_the_steps_that_each_takes_alone() -> None:
-    """With next to no noise from draws, so that the paths can be compared and not only their ends."""
+    """With next to no noise from draws: the paths are compared, and not only their ends."""
     tasks = LinearTasks(orthogonal=False)
     theta, _, supports = ragged(tasks, (1, 12, 0, 5))
     still = Gradient(
@@ -133,7 +133,10 @@ def test_a_posterior_leaves_the_prior_at_the_exact_rate() -> None:
         rows = tasks.rows([token] * size)
         supports.append(LabelledRows(rows, (tasks.offset(rows) + 2).tolist()))
     torch.manual_seed(0)
-    amortization = Gradient(steps=600, **EXACT).eval()
+    # The first gradients of a scale that is far too wide are hundreds of times the last, and Adam
+    # remembers them: many rows need large steps.
+    settings = EXACT | {"scale_learning_rate": 0.2}
+    amortization = Gradient(steps=600, **settings).eval()
     loc, scale = arrays(amortization(tasks.hierarchy(5), theta_at(np.zeros(6), TAU), supports))
     share = sizes * TAU**2 / (sizes * TAU**2 + NOISE**2)
     np.testing.assert_allclose(loc[:, 0] / 2, share, atol=0.01)
@@ -264,7 +267,7 @@ def test_a_model_that_is_right_is_calibrated() -> None:
     tasks = LinearTasks(orthogonal=True, scorer=Logistic)
     rng, scale = np.random.default_rng(7), 2.0
     mean = 0.5 * rng.normal(size=6)
-    made = [draw_labels(tasks, mean + scale * rng.normal(size=6), rng) for _ in range(400)]
+    made = [draw_labels(tasks, mean + scale * rng.normal(size=6), rng) for _ in range(1000)]
     hierarchy = tasks.hierarchy(len(made))
     amortization = Gradient(steps=150, learning_rate=0.15, scale_learning_rate=0.05, draws=4)
     torch.manual_seed(0)
@@ -285,14 +288,14 @@ def test_a_model_that_is_right_is_calibrated() -> None:
     print(f"ECE {ece(averaged, labels):.4f}; of the mean {ece(plugged, labels):.4f}")
     assert len(labels) == 60_000
     assert ece(averaged, labels) < 0.01
-    assert ece(plugged, labels) > 0.03
+    assert ece(plugged, labels) > 0.02
 
 
 def draw_labels(
     tasks: LinearTasks, weights: Array, rng: np.random.Generator
 ) -> tuple[LabelledRows, LabelledRows]:
-    """A support set of 12 and 150 queries."""
-    rows = tasks.rows(rng.integers(1, 98, 162))
+    """A support set of 12 and 60 queries."""
+    rows = tasks.rows(rng.integers(1, 98, 72))
     odds = tasks.offset(rows) + tasks.design(rows) @ weights
     labels = (rng.random(len(rows)) < 1 / (1 + np.exp(-odds))).astype(int).tolist()
     return LabelledRows(rows[:12], labels[:12]), LabelledRows(rows[12:], labels[12:])
@@ -353,8 +356,10 @@ def encode(
     hierarchy, encoder, theta = encoding
     with torch.no_grad():
         posteriors = encoder(hierarchy, theta, supports)
-    return [posteriors.only(i).loc | {f"{n} scale": v for n, v in posteriors.only(i).scale.items()}
-            for i in range(len(supports))]
+    return [
+        posteriors.only(i).loc | {f"{n} scale": v for n, v in posteriors.only(i).scale.items()}
+        for i in range(len(supports))
+    ]
 
 
 def some_support(encoding, count: int, options: int, seed: int) -> LabelledRows:

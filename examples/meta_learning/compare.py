@@ -7,6 +7,7 @@ done again. DATA_ROOT is described in suites.py.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def run_fold(
     ]
     if not missing:
         return
-    learner = Learner(suite, load(dtype, suite), seed)
+    learner = Learner(suite, load(dtype, suite), seed, chosen_before(suite, methods, folder))
     for name in missing:
         started = time.perf_counter()
         predict = learner.predict(name)
@@ -90,6 +91,13 @@ def run_fold(
         result["seconds"]["testing"] = round(time.perf_counter() - learned, 1)
         write_json(describe_run() | result | {"results": cells}, paths[name])
         print(f"{suite.name} {suite.fold} seed {seed} {name}: {summary(cells)}", flush=True)
+
+
+def chosen_before(suite: Suite, methods: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Read what the first seed chose on the meta-dev tasks; the other seeds keep it."""
+    paths = {name: folder / f"{file_name(name)}-{suite.fold}-0.json" for name in methods}
+    runs = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    return {name: run["chosen"] for name, run in runs.items() if run["chosen"]}
 
 
 def load(dtype: torch.dtype, suite: Suite) -> Backbone:
