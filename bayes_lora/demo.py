@@ -30,7 +30,8 @@ EPOCHS = 16  # fewer than the default, to be done in two minutes on two cores
 GUIDES_SHOWN = {"mle": "mle-lora", "mean-field": "bayesian-lora"}
 
 NEW_TASKS = ("clinic", "landlord", "software")  # the other inboxes are to learn from
-INBOX_ROWS = 60  # of each
+INBOX_ROWS = 60  # of each, to learn from
+QUESTIONS = 50  # of each new one
 SUPPORT_SIZES = (0, 4, 16)  # in all
 HELD_OUT = 0.1  # of the inboxes to learn from, for meta-dev
 # Fewer, smaller and shorter steps than the defaults, to be done in a minute.
@@ -106,7 +107,7 @@ def compare_support(out: Path, seed: int) -> None:
 def _inboxes(folder: Path, seed: int) -> tuple[list[Task], list[Task], list[Task]]:
     """Make and write what to learn from, and of the new tasks, rows to adapt to and to ask."""
     made = generate_tasks(INBOX_ROWS, seed=2 * seed)
-    asked = generate_tasks(INBOX_ROWS, seed=2 * seed + 1)
+    asked = generate_tasks(QUESTIONS, seed=2 * seed + 1)
     test = [task for task in asked if task.name in NEW_TASKS]
     known = [task for task in made if task.name not in NEW_TASKS]
     new = remove_overlap([task for task in made if task.name in NEW_TASKS], (), test).train

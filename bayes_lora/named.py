@@ -1,15 +1,19 @@
 """Settings dataclasses to JSON and back, each by its name in a table of its kind."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 def named_to_json(settings: Any, table: dict[str, type[T]]) -> dict[str, Any]:
-    """Describe a settings dataclass by its name in ``table`` and its fields."""
+    """Describe a settings dataclass by its name in ``table`` and its fields.
+
+    A field whose metadata say ``saved=False`` is data and not a setting, and left out.
+    """
     name = next(name for name, kind in table.items() if kind is type(settings))
-    return {"type": name, **asdict(settings)}
+    data = {field.name for field in fields(settings) if not field.metadata.get("saved", True)}
+    return {"type": name} | {k: v for k, v in asdict(settings).items() if k not in data}
 
 
 def named_from_json(described: dict[str, Any], table: dict[str, type[T]]) -> T:

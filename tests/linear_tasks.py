@@ -273,17 +273,15 @@ class Algebra(Amortization):
 
 
 def learn(
-    tasks: ManyTasks, amortization: Amortization, steps: int, burn_in: int, initial: float = 0.1
+    tasks: ManyTasks, amortization: Amortization, steps: int, burn_in: int
 ) -> tuple[Array, Array, Array, Array]:
     """Learn q(theta), all tasks in every step; the mean of the iterates after ``burn_in``.
-
-    ``initial`` is the standard deviation that q starts with, as a share of tau.
 
     Returns:
         As ``ManyTasks.theta``.
     """
     torch.manual_seed(0)
-    theta = MeanFieldTheta(adapter_sites(tasks.hierarchy.model), 0.8, initial)
+    theta = MeanFieldTheta(adapter_sites(tasks.hierarchy.model), 0.8)
     module = MetaModule(tasks.hierarchy, theta, amortization)
     names = ("loc", "loc_log_scale", "log_scale_loc", "log_scale_log_scale")
     parameters = [getattr(theta, name)[KEY] for name in names]

@@ -23,10 +23,10 @@ from calibration import nll
 ADAPTERS: dict[str, Adapter] = {"lora": LoRA(rank=2), "lora-scaled": LoRA(rank=1, alpha=4.0)}
 # Each backbone with the scorers that fit it.
 SETUPS = {
-    "tiny-encoder": ("class-head", "similarity"),
+    "tiny-encoder": ("class-head", "similarity", "conjugate"),
     "tiny-decoder": ("class-head", "similarity", "likelihood", "likelihood-letter"),
     "tiny-encoder-decoder": ("likelihood", "likelihood-letter"),
-    "minilm": ("class-head", "similarity"),
+    "minilm": ("class-head", "similarity", "conjugate"),
     "tinystories-656K": ("class-head", "likelihood", "likelihood-letter"),
     "stories260K": ("class-head", "likelihood"),
 }

@@ -36,19 +36,19 @@ INBOXES = {
             "the terminal [rejects|does not read] my card since {weekday}",
             "i would like a second card for my [wife|husband|daughter]",
         ),
+        "credit": (
+            "i would like to [borrow|finance] {amount} a month for a car",
+            "can i repay my mortgage [early|faster]",
+            "what interest would i pay over {years} years",
+            "please lower my monthly instalment, i [lost my job|had a child] {ago}",
+            "i [need|want] an offer to buy a flat before {weekday}",
+        ),
         "fraud": (
             "there is a payment of {amount} on my statement that i know nothing of",
             "a man who said he was from the bank [rang|called] and wanted my password",
             "i [clicked|tapped] a link in a message {ago} and now i am worried",
             "someone has drawn {amount} in a town i have never been to",
             "my purse was stolen {ago} and the thief is shopping with it",
-        ),
-        "loans": (
-            "i would like to [borrow|finance] {amount} a month for a car",
-            "can i repay my mortgage [early|faster]",
-            "what interest would i pay over {years} years",
-            "please lower my monthly instalment, i [lost my job|had a child] {ago}",
-            "i [need|want] an offer to buy a flat before {weekday}",
         ),
     },
     "clinic": {

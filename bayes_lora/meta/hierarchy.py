@@ -114,7 +114,7 @@ class Hierarchy(nn.Module):
             with (
                 tempering,
                 poutine.scale(scale=torch.where(counts, rows.weights, 1.0)),
-                poutine.mask(mask=counts),
+                poutine.mask(mask=counts),  # type: ignore[call-overload]
                 pyro.plate("rows", logits.shape[-2], dim=-1),
             ):
                 labels = self.model.scorer.label_distribution(logits)

@@ -225,14 +225,15 @@ class MetaPosterior:
         """The same theta, adapted to new tasks in another way.
 
         Args:
-            settings: Whose ``steps`` and learning rates count; nothing is trained anew.
+            settings: Whose ``steps``, learning rates, ``kl_weight`` and, where it was not learned,
+                ``tau`` count; nothing is trained anew.
             dev: Meta-dev tasks to fit the scorer's own weights on; without, they are as they were.
             scorer: Another scorer; None for the same.
         """
         chosen = self.config.scorer if scorer is None else make_scorer(scorer, self.backbone, ())
         config = replace(self.config, settings=settings, scorer=chosen)
         module = config.build(self.backbone)
-        module.theta.load_state_dict(self.module.theta.state_dict())
+        module.theta.load_mean(self.module.theta, with_scale=self.config.settings.learn_tau)
         module.amortization.load_state_dict(self.module.amortization.state_dict())
         if scorer is None:
             module.hierarchy.load_state_dict(self.module.hierarchy.state_dict())

@@ -91,6 +91,12 @@ class ThetaGuide(nn.Module, ABC):
         """Keep tau where it is."""
         self.log_scale_loc.requires_grad_(False)
 
+    def load_mean(self, other: "ThetaGuide", *, with_scale: bool) -> None:
+        """Take over another's state, with tau or without."""
+        state = other.state_dict()
+        kept = {n: v for n, v in state.items() if with_scale or not n.startswith("log_scale_loc")}
+        self.load_state_dict(self.state_dict() | kept)
+
     def predictive(self) -> Theta:
         """The prior of a new task: theta's uncertainty is part of the scale.
 

@@ -98,6 +98,7 @@ class MetaTrainer(Trainer):
             if metrics["eval_nll"] < self.best[0]:
                 self.best, self.worse = (metrics["eval_nll"], copied(self.module)), 0
         self.control.should_training_stop |= self.worse >= self.patience
+        self.control.should_evaluate = False  # the end of the epoch would ask once more
         self.log(metrics)
         return metrics
 

@@ -47,7 +47,7 @@ class Conjugate(Similarity):
     gain: float = 0.5
     count: float = 3.0
     concentration: float = 2.0
-    support: LabelledRows = field(default_factory=LabelledRows)
+    support: LabelledRows = field(default_factory=LabelledRows, metadata={"saved": False})
 
     def factors(self, hidden_size: int) -> dict[str, Factor]:
         """Logarithms, ``[1]`` each, added to those of the settings of the same name."""

@@ -102,9 +102,8 @@ def chosen_before(suite: Suite, methods: Sequence[str], folder: Path) -> dict[st
 
 def load(dtype: torch.dtype, suite: Suite) -> Backbone:
     """Load MiniLM; its attention is faster eager than fused where heads are this small."""
-    backbone = load_backbone("minilm", dtype=dtype, max_length=BUDGETS[suite.name].max_length)
-    backbone.model.set_attn_implementation("eager")
-    return backbone
+    length = BUDGETS[suite.name].max_length
+    return load_backbone("minilm", dtype=dtype, max_length=length, attention="eager")
 
 
 def judge(

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bayes_lora.data import generate, generate_with_probabilities, read, write_csv
+from bayes_lora.data import (
+    generate,
+    generate_tasks,
+    generate_with_probabilities,
+    read,
+    write_csv,
+)
 from bayes_lora.errors import ConfigError
 
 
@@ -89,5 +95,30 @@ def test_the_files_of_the_demo_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_no_examples_are_refused(number: int) -> None:
-    with pytest.raises(ConfigError, match=f"num_examples is {number}"):
-        generate(number, 0)
+    for make in (generate, generate_tasks):
+        with pytest.raises(ConfigError, match=f"num_examples is {number}"):
+            make(number, 0)
+
+
+def test_inboxes_depend_on_the_seed_alone_and_have_labels_of_their_own() -> None:
+    tasks = generate_tasks(30, 3)
+    assert tasks == generate_tasks(30, 3)
+    assert len({task.name for task in tasks}) == len(tasks) == 12
+    labels = [option for task in tasks for option in task.options]
+    assert len(set(labels)) == len(labels), "two inboxes share a label"
+    for task, other, longer in zip(
+        tasks, generate_tasks(30, 4), generate_tasks(40, 3), strict=True
+    ):
+        assert task.examples != other.examples
+        assert task.examples == longer.examples[:30]
+
+
+def test_inboxes_are_finished_balanced_and_seldom_repeat() -> None:
+    for task in generate_tasks(300, 0):
+        texts = [example.input for example in task.examples]
+        assert not [text for text in texts if set(text) & set("[]{}|") or "  " in text]
+        assert not [text for text in texts if "shop" in text.lower().split()]
+        counts = Counter(task.labels)
+        assert len(counts) == len(task.options)
+        assert min(counts.values()) > 70
+        assert len(set(texts)) > 240

@@ -1,0 +1,109 @@
+"""How the defaults of meta-fitting were chosen: by the NLL of meta-dev tasks' queries.
+
+    python examples/meta_learning/choose.py clinc150 --data DATA_ROOT --out RESULTS.json
+
+Trains theta in several ways on a suite's first fold, and adapts to its meta-dev tasks in several
+ways, the same episodes each time; test tasks are not looked at. The scorer's own weights are fitted
+on the same episodes in every case. Resumable: what RESULTS.json holds is not run again.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from compare import load
+from methods import BUDGETS, ENCODER_STEPS
+from suites import Suite, load_suite
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from common import describe_run, write_json
+
+from bayes_lora.meta import MetaPosterior, meta_fit
+
+BASE = "default"
+TRAINED: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "1 step in training": {"train_steps": 1},
+    "3 steps in training": {"train_steps": 3},
+    "tau learned, 1 step in training": {"train_steps": 1, "learn_tau": True},
+    "mean-field theta": {"theta": "mean-field"},
+    "half as many meta-steps": {"max_steps": 0.5},
+    "twice as many meta-steps": {"max_steps": 2.0},
+    "meta learning rate 2e-3": {"meta_learning_rate": 2e-3},
+}
+ADAPTED: dict[str, dict[str, Any]] = {
+    "no step": {"steps": 0},
+    "5 steps": {"steps": 5},
+    "30 steps": {"steps": 30},
+    "learning rate 1e-3": {"learning_rate": 1e-3},
+    "learning rate 4e-3": {"learning_rate": 4e-3},
+    "tau 0.1": {"tau": 0.1},
+    "tau 0.4": {"tau": 0.4},
+    "KL weight 0.01": {"kl_weight": 0.01},
+    "KL weight 0.3": {"kl_weight": 0.3},
+    "KL weight 1": {"kl_weight": 1.0},
+    "KL weight 1, tau 0.6": {"kl_weight": 1.0, "tau": 0.6},
+    "4 draws a step": {"draws": 4},
+}
+Work = tuple[str, Callable[[], MetaPosterior]]
+
+
+def main() -> None:
+    """Run what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("suite", choices=list(BUDGETS))
+    parser.add_argument("--data", required=True, type=Path, help="see suites.py")
+    parser.add_argument("--out", required=True, type=Path, help="RESULTS.json")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    results = describe_run()
+    if arguments.out.exists():
+        results["results"] = json.loads(arguments.out.read_text())["results"]
+    suite = load_suite(arguments.suite, arguments.data)[0]
+    for name, make in work(suite, arguments.seed):
+        if name not in results["results"]:
+            started = time.perf_counter()
+            found = {"dev_nll": make().dev_nll}
+            results["results"][name] = found | {"seconds": time.perf_counter() - started}
+            write_json(results, arguments.out)
+            print(f"{name}: {found['dev_nll']:.4f}", flush=True)
+
+
+def work(suite: Suite, seed: int) -> Iterator[Work]:
+    """List what to try; theta is trained when it is first needed."""
+    backbone = load(torch.bfloat16, suite)
+    budget = BUDGETS[suite.name]
+    settings = budget.settings(suite, seed, "abmll")
+    made: dict[str, MetaPosterior] = {}
+
+    def trained(name: str, changes: dict[str, Any]) -> MetaPosterior:
+        if name not in made:
+            longer = int(changes.get("max_steps", 1) * budget.max_steps)
+            own = replace(settings, **changes | {"max_steps": longer})
+            made[name] = meta_fit(suite.train, backbone, dev=suite.dev, settings=own)
+        return made[name]
+
+    def adapted(changes: dict[str, Any]) -> MetaPosterior:
+        return trained(BASE, {}).revised(replace(settings, **changes), dev=suite.dev)
+
+    def encoded(steps: int) -> MetaPosterior:
+        own = replace(settings, amortization="encoder", max_steps=ENCODER_STEPS, steps=steps)
+        start = trained(BASE, {})
+        return meta_fit(suite.train, backbone, dev=suite.dev, settings=own, start=start)
+
+    for name, changes in TRAINED.items():
+        yield name, lambda name=name, changes=changes: trained(name, changes)
+    for name, changes in ADAPTED.items():
+        yield name, lambda changes=changes: adapted(changes)
+    yield "encoder", lambda: encoded(0)
+    yield "encoder, then 5 steps", lambda: encoded(5)
+
+
+if __name__ == "__main__":
+    main()
