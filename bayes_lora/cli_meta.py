@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -30,8 +30,6 @@ FLAGS = (
     "meta_learning_rate",
     "seed",
 )
-# They learn from the steps on training tasks, which the others can do without.
-STEPPED = ("fomaml", "reptile", "abmll-published")
 
 
 def run_meta_fit(arguments: argparse.Namespace) -> None:
@@ -98,12 +96,8 @@ def load_meta(arguments: argparse.Namespace) -> MetaPosterior:
 
 def _settings(arguments: argparse.Namespace) -> MetaSettings:
     episodes = given(EpisodeSettings, arguments, ("support", "query"))
-    settings: MetaSettings = replace(given(MetaSettings, arguments, FLAGS), episodes=episodes)
-    if settings.method not in STEPPED:
-        return settings
-    if not settings.gradient_steps:
-        raise ConfigError(f"--method {settings.method} learns from gradient steps: give --steps.")
-    return replace(settings, train_steps=settings.gradient_steps)
+    settings: MetaSettings = given(partial(MetaSettings, episodes=episodes), arguments, FLAGS)
+    return settings
 
 
 def _shots(arguments: argparse.Namespace) -> Shots | None:

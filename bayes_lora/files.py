@@ -45,6 +45,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
+        unfinished.chmod(0o644)  # safetensors' own mode lets nobody else read it
         unfinished.replace(path)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
@@ -82,7 +83,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
         yield unfinished
-        unfinished.chmod(0o755)  # mkdtemp's own mode lets nobody else read it
+        for written in (unfinished, *unfinished.rglob("*")):
+            # The modes of mkdtemp and safetensors let nobody else read them.
+            written.chmod(0o755 if written.is_dir() else 0o644)
         unfinished.replace(path)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}.") from error

@@ -213,7 +213,7 @@ BAD: dict[str, tuple[Callable[[Workplace], object], list[str], str]] = {
     "reptile without steps": (
         lambda p: None,
         ["--method", "reptile", "--steps", "0"],
-        r"--method reptile learns from gradient steps: give --steps",
+        r"'reptile' learns from steps",
     ),
     "a support below zero": (lambda p: None, ["--support", "-1"], r"support"),
     "no support and no queries": (lambda p: None, ["--support", "0", "--query", "0"], r"queries"),

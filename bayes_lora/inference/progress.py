@@ -60,10 +60,8 @@ class ELBOProgress(Progress):
 
 
 class MetaProgress(Progress):
-    """Shows the hierarchy's negative ELBO; nats a support row."""
+    """Shows what a meta-fit says of its last step, in nats a row."""
 
     def describe(self) -> str:
-        """Write the loss, and that it is tempered where it is."""
-        weight = self.module.hierarchy.kl_weight
-        name = "ELBO" if weight == 1 else f"ELBO tempered by {weight:g}"
-        return f"{name} {-self.module.last_loss:.3f}"
+        """Write it."""
+        return str(self.module.progress)

@@ -101,7 +101,7 @@ class MetaConfig:
 
     def _amortization(self, model: BayesianModel, theta: ThetaGuide) -> Amortization:
         settings = self.settings
-        steps, rate = (settings.gradient_steps, settings.train_steps), settings.learning_rate
+        steps, rate = (settings.gradient_steps, settings.training_steps), settings.learning_rate
         if settings.method != "abmll":
             published = settings.method == "abmll-published"
             return (PublishedSteps if published else PointSteps)(*steps, rate)

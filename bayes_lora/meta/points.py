@@ -86,7 +86,8 @@ class FirstOrderMAML(MetaModule):
         points = self.amortization(self.hierarchy, self.theta(), supports)
         queries = [episode.query for episode in episodes]
         rows = task_rows(self.hierarchy.model, queries, supports, draws=1)
-        return self.finite(task_losses(self.hierarchy, points, rows).mean())
+        loss = task_losses(self.hierarchy, points, rows).mean()
+        return self.checked(loss, f"queries' log-lik. {-float(loss.detach()):.3f}")
 
 
 class Reptile(MetaModule):
@@ -102,4 +103,5 @@ class Reptile(MetaModule):
             (theta.mean[name] - loc.detach()).square().sum() / (2 * len(episodes))
             for name, loc in points.loc.items()
         ]
-        return self.finite(torch.stack(distances).sum())
+        loss = torch.stack(distances).sum()
+        return self.checked(loss, f"half squared distance {float(loss.detach()):.4f}")

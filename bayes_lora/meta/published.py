@@ -119,7 +119,8 @@ class PublishedABMLL(MetaModule):
         steps = self.amortization.train_steps
         adapted, rows = self.amortization.walk(self.hierarchy, theta.detach(), supports, steps)
         _, divergence = passes(self.hierarchy, adapted, theta.mean, rows)
-        return self.finite(BETA * divergence / len(episodes))
+        loss = BETA * divergence / len(episodes)
+        return self.checked(loss, f"weighted divergence {float(loss.detach()):.4g}")
 
 
 def passes(

@@ -8,6 +8,7 @@ from bayes_lora.meta.theta import THETA_GUIDES, HyperPriors
 
 AMORTIZATIONS = ("gradient", "encoder")
 METHODS = ("abmll", "multi-task", "fomaml", "reptile", "lora", "abmll-published")
+STEPWISE = ("fomaml", "reptile", "abmll-published")  # which take steps on training tasks
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class MetaSettings:
         amortization: ``gradient``: steps on a task's ELBO; ``encoder``: a forward pass.
         theta: The posterior of what tasks share: ``point`` or ``mean-field``.
         steps: Gradient steps on a new task, K; None for 15 by gradient, none behind an encoder.
-        train_steps: Gradient steps on a training task's support before its queries are scored.
+        train_steps: Gradient steps on a training task's support before its queries are scored;
+            None for K with a method that learns from steps, else for none.
         learning_rate: Of a task's means in these steps.
         scale_learning_rate: Of a task's log standard deviations.
         tau: Where tau starts, or stays; in units of each factor's natural size.
@@ -69,7 +71,7 @@ class MetaSettings:
     amortization: str = "gradient"
     theta: str = "point"
     steps: int | None = None
-    train_steps: int = 0
+    train_steps: int | None = None
     learning_rate: float = 2e-3
     scale_learning_rate: float = 1e-2
     tau: float = 0.2
@@ -82,7 +84,7 @@ class MetaSettings:
     meta_learning_rate: float = 1e-3
     meta_scale_learning_rate: float = 5e-3
     patience: int = 3
-    evaluations: int = 10
+    evaluations: int = 4
     checkpointing: bool = False
     seed: int = 0
 
@@ -98,8 +100,10 @@ class MetaSettings:
         for name, value in numbers.items():
             if name not in ("seed", "steps", "train_steps"):
                 check_positive(name, value)
-        if (self.steps or 0) < 0 or self.train_steps < 0:
+        if min(self.gradient_steps, self.training_steps) < 0:
             raise ConfigError("steps and train_steps must be 0 or more.")
+        if self.method in STEPWISE and not self.training_steps:
+            raise ConfigError(f"The method {self.method!r} learns from steps: take 1 or more.")
         check_seed(self.seed)
 
     @property
@@ -108,6 +112,13 @@ class MetaSettings:
         if self.steps is not None:
             return self.steps
         return 15 if self.amortization == "gradient" else 0
+
+    @property
+    def training_steps(self) -> int:
+        """K on a training task, whichever way it was given."""
+        if self.train_steps is not None:
+            return self.train_steps
+        return self.gradient_steps if self.method in STEPWISE else 0
 
     def to_json(self) -> dict[str, Any]:
         """Describe the settings."""

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from bayes_lora.errors import FitError
+from bayes_lora.inference.svi import RowELBO
 from bayes_lora.meta.amortization import Amortization
 from bayes_lora.meta.development import dev_nll
 from bayes_lora.meta.episodes import EpisodeRows
@@ -36,8 +36,8 @@ class MetaModule(nn.Module):
         self.hierarchy = hierarchy
         self.theta = theta
         self.amortization = amortization
-        self.elbo = TraceMeanField_ELBO(max_plate_nesting=3)
-        self.last_loss = math.nan
+        self.elbo = RowELBO(max_plate_nesting=3)
+        self.progress = ""
 
     def forward(self, episodes: Sequence[EpisodeRows]) -> dict[str, Tensor]:
         """Return the loss of a batch of episodes, one of each of T tasks.
@@ -57,12 +57,14 @@ class MetaModule(nn.Module):
         loss = self.elbo.differentiable_loss(self.hierarchy, guide, rows)
         # The program's likelihood has the power 1 / kl_weight; undone, the KL has the weight.
         observations = self.hierarchy.num_tasks * sum(sizes) / len(sizes)
-        return self.finite(loss * self.hierarchy.kl_weight / observations)
+        per_row = self.hierarchy.kl_weight / observations
+        likelihood = float(self.elbo.expected_log_likelihood) * per_row
+        return self.checked(loss * per_row, f"queries' log-lik. {likelihood:.3f}")
 
-    def finite(self, loss: Tensor) -> dict[str, Tensor]:
-        """Check a loss, and keep it for the progress."""
-        self.last_loss = float(loss.detach())
-        if not math.isfinite(self.last_loss):
+    def checked(self, loss: Tensor, progress: str) -> dict[str, Tensor]:
+        """Check a loss, and keep what the progress is to show."""
+        self.progress = progress
+        if not math.isfinite(float(loss.detach())):
             raise FitError("The loss is no longer finite: lower the learning rate.")
         return {"loss": loss}
 

@@ -30,9 +30,10 @@ class Conjugate(Similarity):
 
     and the logits of an input h are ``s (h . m_k - |m_k|^2 / 2) + log((n_k + a) / (n + a K))``: the
     likelihood of h under the posterior mean, and the class frequencies under a symmetric Dirichlet
-    prior. All inputs are first centred by ``sum of the support's h / (n + c)``. Without support
-    it is scaled similarity, with s g for the scale. An option that is nobody's answer in the
-    support, as in multiple choice, keeps its prior.
+    prior. All inputs are first centred by ``sum of the support's h / (n + c)``. An option that is
+    nobody's answer in the support, as in multiple choice, keeps its prior. Without support the
+    logits are ``s g h . e_k - s g^2 |e_k|^2 / 2``: scaled similarity, less for an option whose
+    text is far from the others'.
 
     Args:
         pooling: ``mean`` over the tokens, the ``first`` token or the ``last``.
