@@ -93,8 +93,7 @@ class MetaTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return the meta-dev queries' NLL under the average: mean over episodes, in nats."""
-        self.module.eval()
-        with self.averaged():
+        with self.averaged(), self.at_rest():
             metrics = {"eval_nll": dev_nll(self.module, self.dev)}
             self.worse += 1
             if metrics["eval_nll"] < self.best[0]:
@@ -107,6 +106,17 @@ class MetaTrainer(Trainer):
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
         """Take episodes in order: each says by its number what is drawn."""
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Adapt and predict as on a new task inside the ``with`` block."""
+        backbone = self.module.hierarchy.model.backbone
+        self.module.eval()  # the Trainer goes back to training by itself
+        backbone.eval()
+        try:
+            yield
+        finally:
+            backbone.train()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
