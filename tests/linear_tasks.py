@@ -25,8 +25,8 @@ from bayes_lora.effects import Effect, Flat
 from bayes_lora.meta.amortization import Amortization, TaskPosteriors
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.hierarchy import Hierarchy
+from bayes_lora.meta.module import MetaModule
 from bayes_lora.meta.theta import HyperPriors, MeanFieldTheta, Theta, adapter_sites
-from bayes_lora.meta.training import MetaModule
 from bayes_lora.model import BayesianModel, parameter_name
 from bayes_lora.scorers import Batch, ClassHead, LabelledRows, Row, Scorer
 

@@ -20,14 +20,14 @@ from bayes_lora.data import Example
 from bayes_lora.inference.training_state import training
 from bayes_lora.meta import MetaPosterior, MetaSettings
 from bayes_lora.meta.amortization import Amortization, TaskPosteriors
+from bayes_lora.meta.config import MetaConfig
 from bayes_lora.meta.encoder import Encoder
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.gradient import Gradient
 from bayes_lora.meta.hierarchy import Hierarchy
-from bayes_lora.meta.learned import MetaConfig
+from bayes_lora.meta.module import MetaModule
 from bayes_lora.meta.published import LoRAOutputs, PublishedABMLL, PublishedSteps
 from bayes_lora.meta.theta import MeanFieldTheta, PointTheta, Theta, adapter_sites
-from bayes_lora.meta.training import MetaModule
 from bayes_lora.predict import predict
 from bayes_lora.scorers import LabelledRows, Row, Scorer, Similarity
 from calibration import ece

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import torch
 from pyro import poutine
@@ -11,22 +10,20 @@ from torch import Tensor
 from bayes_lora.meta.amortization import TaskPosteriors
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.hierarchy import TaskRows, task_rows
-
-if TYPE_CHECKING:
-    from bayes_lora.meta.training import MetaModule
+from bayes_lora.meta.module import MetaModule
 
 DRAWS = 4  # of a task's weights, with the same noise every time
 HEAD_STEPS, HEAD_LEARNING_RATE = 60, 0.1
 Scored = tuple[TaskRows, dict[str, Tensor]]
 
 
-def dev_nll(module: "MetaModule", episodes: Sequence[EpisodeRows]) -> float:
+def dev_nll(module: MetaModule, episodes: Sequence[EpisodeRows]) -> float:
     """Adapt to each episode's support; mean NLL of the queries, mean over episodes, in nats."""
     with torch.no_grad():
         return float(_mean_nll(module, list(_features(module, episodes))))
 
 
-def fit_head(module: "MetaModule", episodes: Sequence[EpisodeRows]) -> float:
+def fit_head(module: MetaModule, episodes: Sequence[EpisodeRows]) -> float:
     """Set the scorer's own weights to those with the least NLL on meta-dev queries, in place.
 
     On training tasks the backbone knows the classes, so that weights fitted there make too sure
@@ -45,7 +42,7 @@ def fit_head(module: "MetaModule", episodes: Sequence[EpisodeRows]) -> float:
     return float(loss.detach())
 
 
-def _features(module: "MetaModule", episodes: Sequence[EpisodeRows]) -> Iterator[Scored]:
+def _features(module: MetaModule, episodes: Sequence[EpisodeRows]) -> Iterator[Scored]:
     """Adapt, and make the passes that the scorer's own weights are applied to."""
     with torch.no_grad(), poutine.block(), torch.random.fork_rng():
         torch.manual_seed(0)
@@ -54,7 +51,7 @@ def _features(module: "MetaModule", episodes: Sequence[EpisodeRows]) -> Iterator
 
 
 def _adapted(
-    module: "MetaModule", episodes: Sequence[EpisodeRows]
+    module: MetaModule, episodes: Sequence[EpisodeRows]
 ) -> Iterator[tuple[EpisodeRows, TaskPosteriors]]:
     """Adapt to episodes of equal size side by side, which is faster than one by one."""
     theta = module.theta.predictive()
@@ -67,7 +64,7 @@ def _adapted(
             yield episode, posteriors.only(i)
 
 
-def _pass(module: "MetaModule", episode: EpisodeRows, posterior: TaskPosteriors) -> Scored:
+def _pass(module: MetaModule, episode: EpisodeRows, posterior: TaskPosteriors) -> Scored:
     hierarchy, model = module.hierarchy, module.hierarchy.model
     draws = DRAWS if posterior.scale else 1
     values = posterior.sample(hierarchy, draws)
@@ -77,7 +74,7 @@ def _pass(module: "MetaModule", episode: EpisodeRows, posterior: TaskPosteriors)
         return rows, dict(model.scorer.features(model.backbone, rows.inputs))
 
 
-def _mean_nll(module: "MetaModule", scored: Sequence[Scored]) -> Tensor:
+def _mean_nll(module: MetaModule, scored: Sequence[Scored]) -> Tensor:
     head = {name: value.unsqueeze(0) for name, value in module.hierarchy.head.items()}
     losses = []
     for rows, features in scored:

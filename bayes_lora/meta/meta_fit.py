@@ -17,11 +17,13 @@ from bayes_lora.errors import InputDataError, UnsupportedError
 from bayes_lora.inference.fit import check_trainable, label_sets
 from bayes_lora.inference.progress import MetaProgress
 from bayes_lora.inference.training_state import training
+from bayes_lora.meta.config import MetaConfig
 from bayes_lora.meta.development import fit_head
 from bayes_lora.meta.episodes import EpisodeRows, Episodes, Tokenized, development_episodes
-from bayes_lora.meta.learned import MetaConfig, MetaPosterior
+from bayes_lora.meta.learned import MetaPosterior
+from bayes_lora.meta.module import MetaModule
 from bayes_lora.meta.settings import MetaSettings
-from bayes_lora.meta.training import MetaModule, MetaTrainer
+from bayes_lora.meta.training import MetaTrainer
 from bayes_lora.scorers import check_scorable, make_scorer
 
 

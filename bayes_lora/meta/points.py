@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from bayes_lora.meta.amortization import Amortization, TaskPosteriors
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.hierarchy import Hierarchy, TaskRows, task_rows
+from bayes_lora.meta.module import MetaModule
 from bayes_lora.meta.theta import Theta
-from bayes_lora.meta.training import MetaModule
 from bayes_lora.scorers import LabelledRows
 
 

@@ -20,9 +20,9 @@ from bayes_lora.adapters import Factor, LoRA
 from bayes_lora.meta.amortization import TaskPosteriors
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.hierarchy import Hierarchy, TaskRows, task_rows
+from bayes_lora.meta.module import MetaModule
 from bayes_lora.meta.points import PointSteps
 from bayes_lora.meta.theta import Theta
-from bayes_lora.meta.training import MetaModule
 from bayes_lora.scorers import LabelledRows
 
 LOG_VARIANCE = -20.0  # that log-variances start at

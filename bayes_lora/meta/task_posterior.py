@@ -2,9 +2,10 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +13,6 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from bayes_lora.effects import Effect, Flat
 from bayes_lora.errors import RunFolderError
 from bayes_lora.files import atomic_file
 from bayes_lora.guides import Guide
@@ -20,9 +20,6 @@ from bayes_lora.model import BayesianModel, parameter_name
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import PosteriorConfig
 from bayes_lora.scorers import Batch, LabelledRows, Row
-
-if TYPE_CHECKING:
-    from bayes_lora.meta.learned import MetaPosterior
 
 Values = dict[str, Tensor]
 
@@ -66,29 +63,24 @@ class TaskPosterior(Posterior):
         model: The program of all tasks.
         guide: The task's guide.
         support: What it was adapted on.
-        source: What it was adapted by, whose theta its file refers to.
+        config: What it is; its scorer knows the support.
+        theta: Fingerprint of what it was adapted from, which its file refers to.
     """
 
     def __init__(
-        self, model: BayesianModel, guide: TaskGuide, support: LabelledRows, source: "MetaPosterior"
+        self,
+        model: BayesianModel,
+        guide: TaskGuide,
+        support: LabelledRows,
+        config: PosteriorConfig,
+        theta: str,
     ) -> None:
         own = copy.copy(model)  # shares everything but the scorer
-        own.scorer = model.scorer.with_support(support)
-        config = PosteriorConfig(
-            scorer=own.scorer,
-            guide="mean-field",
-            effects=(Effect("task", source.config.adapter, Flat()),),
-            head_prior=Flat(),
-            label_sets=source.config.label_sets,
-            num_rows=max(1, len(support)),
-            kl_weight=source.config.settings.kl_weight,
-            seed=source.config.settings.seed,
-            fit=source.config.settings.to_json(),
-        )
+        own.scorer = config.scorer
         super().__init__(own, guide, config)
         self.own = guide
         self.support = support
-        self.source = source
+        self.theta = theta
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the posterior as one file, all of it or nothing; theta stays where it is.
@@ -104,7 +96,7 @@ class TaskPosterior(Posterior):
             tensors = {f"loc.{n}": v.contiguous().cpu() for n, v in self.own.loc.items()}
             tensors |= {f"scale.{n}": v.contiguous().cpu() for n, v in self.own.scale.items()}
         described = {
-            "theta": self.source.fingerprint,
+            "theta": self.theta,
             "support": json.dumps([asdict(row) for row in self.support.rows]),
             "labels": json.dumps(list(self.support.labels)),
         }
@@ -112,8 +104,13 @@ class TaskPosterior(Posterior):
             safetensors.torch.save_file(tensors, unfinished, metadata=described)
 
 
-def read_task(path: Path, source: "MetaPosterior") -> tuple[Values, Values, LabelledRows]:
+def read_task(path: Path, theta: str, sites: Iterable[str]) -> tuple[Values, Values, LabelledRows]:
     """Read a task's file: means and scales by site (none: the prior's), and the support.
+
+    Args:
+        path: The file.
+        theta: Fingerprint of the theta it must belong to.
+        sites: The adapter's sites.
 
     Raises:
         RunFolderError: It cannot be read, or belongs to another theta.
@@ -122,7 +119,7 @@ def read_task(path: Path, source: "MetaPosterior") -> tuple[Values, Values, Labe
         with safe_open(path, framework="pt") as file:
             described = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if described["theta"] != source.fingerprint:
+        if described["theta"] != theta:
             raise RunFolderError(
                 f"{path} was adapted from another theta than this run's: adapt its task again."
             )
@@ -130,7 +127,7 @@ def read_task(path: Path, source: "MetaPosterior") -> tuple[Values, Values, Labe
         labels = json.loads(described["labels"])
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunFolderError(f"{path} cannot be read as a task's posterior: {error!r}") from error
-    by_site = {parameter_name(site): site for site in source.module.hierarchy.sites}
+    by_site = {parameter_name(site): site for site in sites}
     loc, scale = (
         {by_site[n.removeprefix(kind)]: v for n, v in tensors.items() if n.startswith(kind)}
         for kind in ("loc.", "scale.")

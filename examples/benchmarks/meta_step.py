@@ -33,8 +33,8 @@ from bayes_lora.adapters import LoRA
 from bayes_lora.data import Example
 from bayes_lora.inference.training_state import training
 from bayes_lora.meta import EpisodeSettings, MetaSettings, meta_fit
+from bayes_lora.meta.config import MetaConfig
 from bayes_lora.meta.episodes import Episodes, Tokenized
-from bayes_lora.meta.learned import MetaConfig
 from bayes_lora.scorers import make_scorer
 
 TASKS, SUPPORT, QUERY, TOKENS, STEPS = 8, 16, 16, 32, 5
