@@ -28,7 +28,6 @@ from bayes_lora.meta import MetaPosterior, meta_fit
 
 BASE = "default"
 TRAINED: dict[str, dict[str, Any]] = {
-    BASE: {},
     "1 step in training": {"train_steps": 1},
     "3 steps in training": {"train_steps": 3},
     "tau learned, 1 step in training": {"train_steps": 1, "learn_tau": True},
@@ -39,6 +38,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 ADAPTED: dict[str, dict[str, Any]] = {
     "no step": {"steps": 0},
+    "2 steps": {"steps": 2},
     "5 steps": {"steps": 5},
     "30 steps": {"steps": 30},
     "learning rate 1e-3": {"learning_rate": 1e-3},
@@ -97,12 +97,13 @@ def work(suite: Suite, seed: int) -> Iterator[Work]:
         start = trained(BASE, {})
         return meta_fit(suite.train, backbone, dev=suite.dev, settings=own, start=start)
 
-    for name, changes in TRAINED.items():
-        yield name, lambda name=name, changes=changes: trained(name, changes)
+    yield BASE, lambda: trained(BASE, {})
     for name, changes in ADAPTED.items():
         yield name, lambda changes=changes: adapted(changes)
     yield "encoder", lambda: encoded(0)
     yield "encoder, then 5 steps", lambda: encoded(5)
+    for name, changes in TRAINED.items():
+        yield name, lambda name=name, changes=changes: trained(name, changes)
 
 
 if __name__ == "__main__":
