@@ -104,6 +104,10 @@ class MetaSettings:
             raise ConfigError("steps and train_steps must be 0 or more.")
         if self.method in STEPWISE and not self.training_steps:
             raise ConfigError(f"The method {self.method!r} learns from steps: take 1 or more.")
+        if self.learn_tau and self.amortization == "gradient" and not self.training_steps:
+            raise ConfigError(
+                "tau can only be learned from tasks that move: give train_steps of 1 or more."
+            )
         check_seed(self.seed)
 
     @property
