@@ -177,6 +177,8 @@ def test_every_site_learns(setup: Setup, guide: str, adapter: Adapter) -> None:
     for name, site in posterior.model.sites.items():
         if setup.scorer == "likelihood-letter" and "decoder.block.layer.SelfAttention.q" in name:
             continue  # with the start token alone to look at, a query makes no difference
+        if setup.scorer == "conjugate" and name in ("head.log_count", "head.log_concentration"):
+            continue  # they weigh a task's support, which a fit has none of
         moved = (posterior.guide.mean()[name] - site.start).abs().max().item()
         assert moved > 0, f"{name} never moved"
 

@@ -130,28 +130,20 @@ class Conjugate(Similarity):
     ) -> Tensor:
         """Score inputs by their options' posterior means: the class docstring's formulas."""
         inputs, bank = features["inputs"], features["bank"]
-        valid, which, own = batch["which"] >= 0, batch["which"].clamp(min=0), batch["own"]
+        valid, which = batch["which"] >= 0, batch["which"].clamp(min=0)
         scale, gain, count, concentration = self._weights(head, len(inputs))
-        mine = own >= 0  # rows of the support itself, which may not count themselves
-        if len(batch["answer"]):
-            is_answer = mine.unsqueeze(1) & (
-                which == batch["answer"][own.clamp(min=0)].unsqueeze(1)
-            )
-        else:
-            is_answer = torch.zeros_like(valid)
-        support = bank[batch["support"]]
-        sums, counts = _totals(support, batch["answer"], len(bank))
-        n_k = counts[which] - is_answer.to(counts)  # [B, K]
-        h_k = sums[which] - is_answer.unsqueeze(-1) * inputs.unsqueeze(1)  # [B, K, d]
-        sums, counts = _totals(support, batch["support_task"], int(batch["task"].max()) + 1)
-        n = (counts[batch["task"]] - mine.to(counts)).unsqueeze(1)  # [B, 1]
-        centre = (sums[batch["task"]] - mine.unsqueeze(1) * inputs) / (n + count)  # [B, d]
-        options = _centred(bank[which], valid)
-        centred = h_k - n_k.unsqueeze(-1) * centre.unsqueeze(1)
-        means = ((count * gain).unsqueeze(-1) * options + centred) / (count + n_k).unsqueeze(-1)
-        fit = torch.einsum("bd,bkd->bk", inputs - centre, means) - means.square().sum(-1) / 2
-        frequencies = (n_k + concentration) / (n + concentration * valid.sum(1, keepdim=True))
-        return (scale * fit + frequencies.log()).masked_fill(~valid, -torch.inf)
+        means = gain.unsqueeze(-1) * _centred(bank[which], valid)  # of the prior, [B, K, d]
+        logits = torch.zeros_like(valid, dtype=inputs.dtype)
+        if len(batch["support"]):
+            n_k, h_k, n, h = _support(inputs, bank, batch)
+            centre = h / (n + count)  # [B, d]
+            learned = h_k - n_k.unsqueeze(-1) * centre.unsqueeze(1)
+            means = (count.unsqueeze(-1) * means + learned) / (count + n_k).unsqueeze(-1)
+            inputs = inputs - centre
+            frequencies = (n_k + concentration) / (n + concentration * valid.sum(1, keepdim=True))
+            logits = frequencies.log()
+        fit = torch.einsum("bd,bkd->bk", inputs, means) - means.square().sum(-1) / 2
+        return (logits + scale * fit).masked_fill(~valid, -torch.inf)
 
     def _weights(self, head: Mapping[str, Tensor], num_rows: int) -> list[Tensor]:
         """Give each row the four weights of its draw, ``[num_rows, 1]`` each."""
@@ -190,6 +182,24 @@ def _indices(
     return {key: torch.tensor(value, dtype=torch.long) for key, value in lists.items()} | {
         "which": which
     }
+
+
+def _support(inputs: Tensor, bank: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Count and sum the support for each row, without the row itself where it is of the support.
+
+    Returns:
+        Of each option the number ``[B, K]`` and the sum ``[B, K, d]`` of the inputs it answered,
+        and of the whole support the number ``[B, 1]`` and the sum ``[B, d]``.
+    """
+    which, task, own = batch["which"].clamp(min=0), batch["task"], batch["own"]
+    mine = (own >= 0).to(inputs).unsqueeze(1)  # [B, 1]
+    is_answer = mine * (which == batch["answer"][own.clamp(min=0)].unsqueeze(1))  # [B, K]
+    support = bank[batch["support"]]
+    sums, counts = _totals(support, batch["answer"], len(bank))
+    n_k = counts[which] - is_answer
+    h_k = sums[which] - is_answer.unsqueeze(-1) * inputs.unsqueeze(1)
+    sums, counts = _totals(support, batch["support_task"], int(task.max()) + 1)
+    return n_k, h_k, counts[task].unsqueeze(1) - mine, sums[task] - mine * inputs
 
 
 def _totals(vectors: Tensor, slots: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
