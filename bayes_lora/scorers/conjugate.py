@@ -133,7 +133,7 @@ class Conjugate(Similarity):
         valid, which = batch["which"] >= 0, batch["which"].clamp(min=0)
         scale, gain, count, concentration = self._weights(head, len(inputs))
         means = gain.unsqueeze(-1) * _centred(bank[which], valid)  # of the prior, [B, K, d]
-        logits = torch.zeros_like(valid, dtype=inputs.dtype)
+        logits = -valid.sum(1, keepdim=True).to(inputs).log()  # without support, equal frequencies
         if len(batch["support"]):
             n_k, h_k, n, h = _support(inputs, bank, batch)
             centre = h / (n + count)  # [B, d]
