@@ -47,6 +47,20 @@ def unlabelled(texts: Sequence[str], options: Sequence[str]) -> list[Example]:
     ]
 
 
+def labels_of(examples: Sequence[Example]) -> list[int]:
+    """The label of every example, in order.
+
+    Raises:
+        InputDataError: An example has no label.
+    """
+    labels = []
+    for example in examples:
+        if example.label is None:
+            raise InputDataError(f"{example.where}: there is no label; fill it in")
+        labels.append(example.label)
+    return labels
+
+
 @dataclass(frozen=True)
 class Task:
     """One split's examples of one task.
@@ -99,12 +113,7 @@ class Task:
         Raises:
             InputDataError: An example has no label.
         """
-        labels = []
-        for example in self.examples:
-            if example.label is None:
-                raise InputDataError(f"{example.where}: there is no label; fill it in")
-            labels.append(example.label)
-        return labels
+        return labels_of(self.examples)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from bayes_lora.errors import ConfigError, FitError, check_positive, check_seed
 from bayes_lora.guides import Guide, sample
 from bayes_lora.inference.progress import ELBOProgress
-from bayes_lora.inference.training_state import training
+from bayes_lora.inference.training_state import trainer_arguments, training
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
 from bayes_lora.scorers import LabelledRows, Row
@@ -243,34 +243,25 @@ def _arguments(
 ) -> TrainingArguments:
     max_steps = settings.length(steps_in_epoch)
     strategy = "steps" if stops else "no"
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=max_steps,
+    every = min(max(steps_in_epoch, 10), max_steps)
+    return trainer_arguments(
+        folder,
+        max_steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=settings.accumulate,
         dataloader_drop_last=True,  # a short batch would weigh its rows more than the others
-        dataloader_pin_memory=False,  # batches are made on the device
-        remove_unused_columns=False,
-        lr_scheduler_type="linear",
-        warmup_steps=min(20, max_steps // 5),
         max_grad_norm=settings.max_grad_norm,
         eval_strategy=strategy,
         save_strategy=strategy,
-        eval_steps=min(max(steps_in_epoch, 10), max_steps),
-        save_steps=min(max(steps_in_epoch, 10), max_steps),
+        eval_steps=every,
+        save_steps=every,
         save_only_model=True,
         save_total_limit=1,
         load_best_model_at_end=stops,
         metric_for_best_model="nll",
         greater_is_better=False,
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,  # ELBOProgress shows more
         seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would not copy the backbone
-    return arguments
 
 
 def _optimizer(model: BayesianModel, guide: Guide, settings: FitSettings) -> torch.optim.AdamW:

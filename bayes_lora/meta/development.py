@@ -69,8 +69,7 @@ def _pass(module: MetaModule, episode: EpisodeRows, posterior: TaskPosteriors) -
     draws = DRAWS if posterior.scale else 1
     values = posterior.sample(hierarchy, draws)
     rows = task_rows(model, [episode.query], [episode.support], draws=draws)
-    flat = {n: v.reshape(draws, *hierarchy.sites[n].shape) for n, v in values.items()}
-    with model.under(flat | hierarchy.head_values()):
+    with model.under(hierarchy.aligned(values)):
         return rows, dict(model.scorer.features(model.backbone, rows.inputs))
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from bayes_lora.errors import UnsupportedError
 from bayes_lora.meta.amortization import Amortization, TaskPosteriors
 from bayes_lora.meta.hierarchy import Hierarchy
-from bayes_lora.meta.theta import Theta
+from bayes_lora.meta.theta import Theta, adapter_sites
 from bayes_lora.model import BayesianModel, parameter_name
 from bayes_lora.scorers import LabelledRows, Row
 from bayes_lora.scorers.pooled import PooledScorer, in_blocks
@@ -51,7 +51,6 @@ class Encoder(Amortization):
                 "The encoder reads pooled embeddings, which this scorer does not make: use the "
                 "scorer conjugate or similarity, or amortization by gradient."
             )
-        sites = {name: site for name, site in model.sites.items() if site.key is not None}
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -64,7 +63,7 @@ class Encoder(Amortization):
         nn.init.zeros_(coordinates.bias)
         self.directions = nn.ParameterDict()
         self.shrinkage = nn.ParameterDict()
-        for name, site in sites.items():
+        for name, site in adapter_sites(model).items():
             noise = torch.randn(dimensions, *site.shape, generator=generator)
             start = noise * tau[name] * dimensions**-0.5
             self.directions[parameter_name(name)] = nn.Parameter(start)

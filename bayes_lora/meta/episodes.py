@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from bayes_lora.data import Example, Kind, Task, sample_episode
+from bayes_lora.data.task import labels_of
 from bayes_lora.meta.settings import EpisodeSettings
 from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import LabelledRows, Row
@@ -40,9 +41,7 @@ class Tokenized:
 
     def labelled(self, examples: Sequence[Example]) -> LabelledRows:
         """The rows of labelled examples."""
-        labels = [example.label for example in examples]
-        assert None not in labels  # checked before the fit
-        return LabelledRows([self._rows[example] for example in examples], labels)  # type: ignore[arg-type]
+        return LabelledRows([self._rows[example] for example in examples], labels_of(examples))
 
 
 class Episodes(Dataset[EpisodeRows]):

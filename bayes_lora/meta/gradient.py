@@ -8,6 +8,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from bayes_lora.meta.amortization import Amortization, TaskPosteriors
+from bayes_lora.meta.descent import descend, falling
 from bayes_lora.meta.hierarchy import Hierarchy, TaskRows, conditioned, task_rows
 from bayes_lora.meta.theta import Theta
 from bayes_lora.scorers import LabelledRows
@@ -83,7 +84,6 @@ class Gradient(Amortization):
             {"params": list(log_scale.values()), "lr": self.scale_learning_rate},
         ]
         optimizer = torch.optim.Adam(groups)
-        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
         elbo = TraceMeanField_ELBO(max_plate_nesting=3)
         program = conditioned(hierarchy, theta)
 
@@ -91,12 +91,8 @@ class Gradient(Amortization):
             scale = {n: v.exp() for n, v in log_scale.items()}
             TaskPosteriors(loc, scale).sample(hierarchy, rows.draws)
 
-        parameters = [*loc.values(), *log_scale.values()]
-        for _ in range(steps):
-            loss: Tensor = elbo.differentiable_loss(program, guide, rows)
-            gradients = torch.autograd.grad(loss, parameters)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            decay.step()
+        def loss() -> Tensor:
+            return elbo.differentiable_loss(program, guide, rows)
+
+        descend(optimizer, [loss] * steps, falling(optimizer, steps))
         return TaskPosteriors(loc, {n: v.exp() for n, v in log_scale.items()})

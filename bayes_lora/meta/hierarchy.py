@@ -122,10 +122,13 @@ class Hierarchy(nn.Module):
 
     def logits(self, rows: TaskRows, values: Mapping[str, Tensor]) -> Tensor:
         """Score rows under task weights ``[G, T, 1, *shape]``; ``[G, T, B, options]``."""
-        entries = rows.draws * len(rows.labels)
-        flat = {n: v.reshape(entries, *self.sites[n].shape) for n, v in values.items()}
-        logits = self.model.logits(rows.inputs, flat | self.head_values())
+        logits = self.model.logits(rows.inputs, self.aligned(values))
         return logits.view(rows.draws, *rows.labels.shape, logits.shape[-1])
+
+    def aligned(self, values: Mapping[str, Tensor]) -> Values:
+        """Turn task weights ``[G, T, 1, *shape]`` into all weights, ``[G * T, *shape]``."""
+        flat = {n: v.reshape(-1, *self.sites[n].shape) for n, v in values.items()}
+        return flat | self.head_values()
 
     def head_values(self) -> Values:
         """The scorer's own weights by site, ``[1, *shape]``."""

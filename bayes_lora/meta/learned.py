@@ -12,8 +12,9 @@ from pyro import poutine
 
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Task
+from bayes_lora.data.task import labels_of
 from bayes_lora.effects import Effect, Flat
-from bayes_lora.errors import InputDataError, RunFolderError
+from bayes_lora.errors import RunFolderError
 from bayes_lora.files import atomic_folder
 from bayes_lora.meta.amortization import TaskPosteriors
 from bayes_lora.meta.config import TASK, MetaConfig
@@ -81,20 +82,17 @@ class MetaPosterior:
         with torch.no_grad(), poutine.block(), torch.random.fork_rng():
             torch.manual_seed(self.config.settings.seed)
             posteriors = module.amortization(module.hierarchy, module.theta.predictive(), rows)
-        return [self._task(posteriors, i, support) for i, support in enumerate(rows)]
+        theta = self.fingerprint  # reads all of it: once, and not for every task
+        return [self._task(posteriors, i, own, theta) for i, own in enumerate(rows)]
 
     def _rows(self, support: Sequence[Example]) -> LabelledRows:
         check_scorable(self.config.scorer, self.backbone, support)
-        labels = []
-        for example in support:
-            if example.label is None:
-                raise InputDataError(f"{example.where}: there is no label; fill it in")
-            labels.append(example.label)
+        labels = labels_of(support)
         rows = self.config.scorer.rows(self.backbone, support) if support else []
         return LabelledRows(rows, labels)
 
     def _task(
-        self, posteriors: TaskPosteriors, number: int, support: LabelledRows
+        self, posteriors: TaskPosteriors, number: int, support: LabelledRows, theta: str
     ) -> TaskPosterior:
         hierarchy = self.module.hierarchy
         guide = TaskGuide(
@@ -103,9 +101,7 @@ class MetaPosterior:
             {name: value[number] for name, value in posteriors.scale.items()},
             {name: value[0] for name, value in hierarchy.head_values().items()},
         )
-        return TaskPosterior(
-            hierarchy.model, guide, support, self._describe(support), self.fingerprint
-        )
+        return TaskPosterior(hierarchy.model, guide, support, self._describe(support), theta)
 
     def _describe(self, support: LabelledRows) -> PosteriorConfig:
         """Say what a task's posterior is, as of any other."""
@@ -128,16 +124,16 @@ class MetaPosterior:
         Raises:
             RunFolderError: It cannot be read, or belongs to another theta.
         """
-        loc, scale, support = read_task(Path(path), self.fingerprint, self.module.hierarchy.sites)
-        theta = self.module.theta.predictive()
-        posteriors = self.module.amortization.without_support(theta, 1)
+        module, fingerprint = self.module, self.fingerprint
+        loc, scale, support = read_task(Path(path), fingerprint, module.hierarchy.sites)
+        posteriors = module.amortization.without_support(module.theta.predictive(), 1)
         if loc:
             device = self.backbone.device
             posteriors = TaskPosteriors(
                 {name: value.unsqueeze(0).to(device) for name, value in loc.items()},
                 {name: value.unsqueeze(0).to(device) for name, value in scale.items()},
             )
-        return self._task(posteriors, 0, support)
+        return self._task(posteriors, 0, support, fingerprint)
 
     def revised(
         self, settings: MetaSettings, *, dev: Iterable[Task] = (), scorer: str | None = None

@@ -16,7 +16,7 @@ from bayes_lora.data import Task, check_disjoint
 from bayes_lora.errors import InputDataError, UnsupportedError
 from bayes_lora.inference.fit import check_trainable, label_sets
 from bayes_lora.inference.progress import MetaProgress
-from bayes_lora.inference.training_state import training
+from bayes_lora.inference.training_state import trainer_arguments, training
 from bayes_lora.meta.config import MetaConfig
 from bayes_lora.meta.development import fit_head
 from bayes_lora.meta.episodes import EpisodeRows, Episodes, Tokenized, development_episodes
@@ -160,26 +160,15 @@ def _make_trainer(
 
 
 def _arguments(settings: MetaSettings, folder: Path, *, stops: bool) -> TrainingArguments:
-    strategy = "steps" if stops else "no"
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=settings.max_steps,
+    return trainer_arguments(
+        folder,
+        settings.max_steps,
         per_device_train_batch_size=settings.tasks_per_step,
-        dataloader_pin_memory=False,  # batches are made on the device
-        remove_unused_columns=False,
-        lr_scheduler_type="linear",
-        warmup_steps=min(20, settings.max_steps // 5),
-        eval_strategy=strategy,
+        eval_strategy="steps" if stops else "no",
         eval_steps=math.ceil(settings.max_steps / settings.evaluations),
         save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,  # MetaProgress shows more
         seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would not copy the backbone
-    return arguments
 
 
 def _optimizer(module: MetaModule, settings: MetaSettings) -> torch.optim.AdamW:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayes_lora.meta.amortization import Amortization, TaskPosteriors
+from bayes_lora.meta.descent import descend, falling
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.hierarchy import Hierarchy, TaskRows, task_rows
 from bayes_lora.meta.module import MetaModule
@@ -55,14 +56,11 @@ class PointSteps(Amortization):
     ) -> dict[str, Tensor]:
         loc = {n: v.clone().requires_grad_() for n, v in start.items()}
         optimizer = torch.optim.Adam(loc.values(), self.learning_rate)
-        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-        for _ in range(steps):
-            loss = task_losses(hierarchy, TaskPosteriors(loc, {}), rows).sum()
-            gradients = torch.autograd.grad(loss, list(loc.values()))
-            for parameter, gradient in zip(loc.values(), gradients, strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            decay.step()
+
+        def loss() -> Tensor:
+            return task_losses(hierarchy, TaskPosteriors(loc, {}), rows).sum()
+
+        descend(optimizer, [loss] * steps, falling(optimizer, steps))
         return loc
 
 

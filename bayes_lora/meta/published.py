@@ -10,6 +10,7 @@ predicted with the mean.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from bayes_lora.adapters import Factor, LoRA
 from bayes_lora.meta.amortization import TaskPosteriors
+from bayes_lora.meta.descent import descend
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.hierarchy import Hierarchy, TaskRows, task_rows
 from bayes_lora.meta.module import MetaModule
@@ -98,13 +100,12 @@ class PublishedSteps(PointSteps):
         loc = {name: value.clone().requires_grad_() for name, value in start.items()}
         optimizer = torch.optim.AdamW(loc.values(), self.learning_rate)
         batches = [_batch(hierarchy, supports, number) for number in range(steps)]
-        for rows in batches:
+
+        def loss(rows: TaskRows) -> Tensor:
             likelihood, divergence = passes(hierarchy, loc, theta.mean, rows)
-            loss = BATCH * likelihood.sum() + BETA * divergence
-            gradients = torch.autograd.grad(loss, list(loc.values()), allow_unused=True)
-            for parameter, gradient in zip(loc.values(), gradients, strict=True):
-                parameter.grad = gradient
-            optimizer.step()
+            return BATCH * likelihood.sum() + BETA * divergence
+
+        descend(optimizer, [partial(loss, rows) for rows in batches])
         return {name: value.detach() for name, value in loc.items()}, batches[-1]
 
 

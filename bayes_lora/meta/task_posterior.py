@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from bayes_lora.errors import RunFolderError
 from bayes_lora.files import atomic_file
 from bayes_lora.guides import Guide
+from bayes_lora.meta.theta import Values
 from bayes_lora.model import BayesianModel, parameter_name
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import PosteriorConfig
 from bayes_lora.scorers import Batch, LabelledRows, Row
-
-Values = dict[str, Tensor]
 
 
 class TaskGuide(Guide):
