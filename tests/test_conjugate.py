@@ -1,4 +1,4 @@
-"""The conjugate head against its docstring's formulas, in float64 numpy, from plain embeddings."""
+"""The conjugate heads against their docstrings' formulas, in float64, from plain embeddings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +17,7 @@ from bayes_lora.effects import Normal
 from bayes_lora.meta.hierarchy import task_rows
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
-from bayes_lora.scorers import Conjugate, LabelledRows, Row
-from bayes_lora.scorers.conjugate import LOG_WEIGHTS
+from bayes_lora.scorers import Conjugate, Discriminant, LabelledRows, Row
 
 Array = NDArray[np.float64]
 Embed = Callable[[TokenIds], Array]
@@ -28,18 +27,31 @@ WORDS = ("the", "plot", "was", "warm", "dull", "kind", "cold", "long", "bright",
 
 @dataclass(frozen=True)
 class Weights:
-    """s, g, c and a."""
+    """s, g, c and a; l, or infinity for the head without a covariance."""
 
     scale: float
     gain: float
     count: float
     concentration: float
+    spread: float = np.inf
+
+    def metric(self, support: Sequence[tuple[Row, int]], embed: Embed) -> Array:
+        """L: the inverse of the covariance within classes, the identity where there is none."""
+        classes: dict[TokenIds, list[Array]] = {}
+        for row, label in support:
+            classes.setdefault(row.options[label], []).append(embed(row.ids))
+        residuals = [h - np.mean(own, 0) for own in classes.values() for h in own]
+        scatter = sum((np.outer(r, r) for r in residuals), np.zeros((1, 1)))
+        if np.isinf(self.spread) or not residuals:
+            return np.array(1.0)
+        return self.spread * np.linalg.inv(self.spread * np.eye(len(residuals[0])) + scatter)
 
 
 def logits_of(row: Row, support: Sequence[tuple[Row, int]], embed: Embed, head: Weights) -> Array:
     """The docstring's formulas, option by option."""
     total = sum((embed(given.ids) for given, _ in support), np.zeros(embed(row.ids).shape))
     centre = total / (len(support) + head.count)
+    metric = head.metric(support, embed)
     options = [embed(option) for option in row.options]
     middle = np.mean(options, 0)
     logits = []
@@ -47,7 +59,8 @@ def logits_of(row: Row, support: Sequence[tuple[Row, int]], embed: Embed, head: 
         mine = [embed(g.ids) - centre for g, label in support if g.options[label] == ids]
         prior = head.count * head.gain * (option - middle)
         mean = (prior + sum(mine, np.zeros_like(prior))) / (head.count + len(mine))
-        fit = (embed(row.ids) - centre) @ mean - mean @ mean / 2
+        across = np.dot(metric, mean)
+        fit = (embed(row.ids) - centre) @ across - mean @ across / 2
         seen = len(mine) + head.concentration
         share = seen / (len(support) + head.concentration * len(options))
         logits.append(head.scale * fit + np.log(share))
@@ -57,9 +70,9 @@ def logits_of(row: Row, support: Sequence[tuple[Row, int]], embed: Embed, head: 
 class Setup:
     """A random encoder under random weights: three draws of the adapter and of the head."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Conjugate]) -> None:
         self.backbone = tiny_encoder()
-        self.scorer = Conjugate("mean", scale=20.0, gain=0.7, count=2.5, concentration=1.5)
+        self.scorer = kind("mean", scale=20.0, gain=0.7, count=2.5, concentration=1.5)
         effect = Effect("task", LoRA(rank=2), Normal())
         self.model = BayesianModel(
             self.backbone, [effect], self.scorer, head_prior=Normal(), num_rows=1
@@ -93,9 +106,10 @@ class Setup:
         return embed
 
     def head(self, draw: int) -> Weights:
-        base = self.scorer.scale, self.scorer.gain, self.scorer.count, self.scorer.concentration
-        logs = [float(self.draws[f"head.{name}"][draw, 0]) for name in LOG_WEIGHTS]
-        return Weights(*[start * np.exp(log) for start, log in zip(base, logs, strict=True)])
+        names = [name.removeprefix("log_") for name in self.scorer.factors(8)]
+        logs = [float(self.draws[f"head.log_{name}"][draw, 0]) for name in names]
+        starts = [getattr(self.scorer, name) for name in names]
+        return Weights(*[start * np.exp(log) for start, log in zip(starts, logs, strict=True)])
 
     def expected(
         self, rows: Sequence[Row], support: Sequence[tuple[Row, int]], draw: int
@@ -115,9 +129,9 @@ class Setup:
             return self.model.logits(batch, some).numpy()
 
 
-@pytest.fixture(scope="module")
-def setup() -> Setup:
-    return Setup()
+@pytest.fixture(scope="module", params=[Conjugate, Discriminant])
+def setup(request: pytest.FixtureRequest) -> Setup:
+    return Setup(request.param)
 
 
 def texts(count: int, seed: int) -> list[str]:
@@ -267,16 +281,17 @@ def test_without_support_it_is_similarity_to_centred_options(
     np.testing.assert_allclose(difference, difference[:, :1].repeat(num_options, 1), atol=1e-9)
 
 
-def test_means_are_those_of_gaussian_conditioning(setup: Setup) -> None:
+def test_means_are_those_of_gaussian_conditioning() -> None:
     """m ~ Normal(g e, 1 / c), h_i | m ~ Normal(m, 1): the mean of m given the h, from their
     joint covariance. Logits are affine in the input, which gives the head's means away."""
+    setup = Setup(Conjugate)
     support, width = fixed_labels(setup, 8, 1), 5
     head, rng = setup.head(0), np.random.default_rng(0)
     rows = [support.rows[0]] * (width + 1)
     batch = setup.scorer.collate_tasks(setup.backbone, rows, [support])
     bank = rng.normal(size=(int(batch["bank_size"]), width))
     inputs = np.vstack([np.eye(width), np.zeros(width)])
-    weights = {name: setup.draws[f"head.{name}"][:1] for name in LOG_WEIGHTS}
+    weights = {name: setup.draws[f"head.{name}"][:1] for name in setup.scorer.factors(width)}
     features = {"inputs": torch.tensor(inputs), "bank": torch.tensor(bank)}
     logits = setup.scorer.score(features, batch, weights).numpy()
     means = (logits[:-1] - logits[-1]).T / head.scale  # [options, width]

@@ -81,8 +81,9 @@ def meta_fit(
         check_scorable(config.scorer, backbone, task.examples)
     module = config.build(backbone)
     if start is not None:
-        module.theta.load_state_dict(start.module.theta.state_dict())
-        module.hierarchy.load_state_dict(start.module.hierarchy.state_dict())
+        module.theta.load_mean(start.module.theta, with_scale=start.config.settings.learn_tau)
+        if type(start.config.scorer) is type(config.scorer):
+            module.hierarchy.load_state_dict(start.module.hierarchy.state_dict())
     held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
     if settings.method != "lora":  # which learns nothing from other tasks
         train(module, tasks, held_out, settings, progress=progress)
@@ -107,6 +108,8 @@ def train(
         bar = MetaProgress(module, "meta-fit", progress)
         trainer.add_callback(bar)
         with closing(bar):
+            if dev:
+                trainer.evaluate()  # where training starts may be hard to better
             trainer.train()
         trainer.load_best()
 

@@ -10,6 +10,7 @@ from bayes_lora.scorers.choosing import (
 )
 from bayes_lora.scorers.class_head import ClassHead
 from bayes_lora.scorers.conjugate import Conjugate
+from bayes_lora.scorers.discriminant import Discriminant
 from bayes_lora.scorers.likelihood import LetterLikelihood, Likelihood
 from bayes_lora.scorers.similarity import Similarity
 
@@ -18,6 +19,7 @@ __all__ = [
     "Batch",
     "ClassHead",
     "Conjugate",
+    "Discriminant",
     "LabelledRows",
     "LetterLikelihood",
     "Likelihood",

@@ -9,6 +9,7 @@ from bayes_lora.errors import ConfigError, InputDataError, UnsupportedError
 from bayes_lora.scorers.base import Scorer
 from bayes_lora.scorers.class_head import ClassHead
 from bayes_lora.scorers.conjugate import Conjugate
+from bayes_lora.scorers.discriminant import Discriminant
 from bayes_lora.scorers.likelihood import LetterLikelihood, Likelihood
 from bayes_lora.scorers.similarity import Similarity
 
@@ -16,6 +17,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "class-head": ClassHead,
     "similarity": Similarity,
     "conjugate": Conjugate,
+    "discriminant": Discriminant,
     "likelihood": Likelihood,
     "likelihood-letter": LetterLikelihood,
 }
@@ -64,8 +66,9 @@ def make_scorer(name: str, backbone: Backbone, tasks: Sequence[Task]) -> Scorer:
             f"The scorer {name!r} needs an encoder or a decoder, and backbone "
             f"{backbone.name!r} is an encoder-decoder: use likelihood or likelihood-letter."
         )
-    if name in ("similarity", "conjugate"):
-        return (Similarity if name == "similarity" else Conjugate)(backbone.pooling)
+    kind = SCORERS[name]
+    if issubclass(kind, Similarity):
+        return kind(backbone.pooling)
     return ClassHead(_common_options(tasks), backbone.pooling)
 
 

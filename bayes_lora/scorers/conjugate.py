@@ -142,8 +142,19 @@ class Conjugate(Similarity):
             inputs = inputs - centre
             frequencies = (n_k + concentration) / (n + concentration * valid.sum(1, keepdim=True))
             logits = frequencies.log()
-        fit = torch.einsum("bd,bkd->bk", inputs, means) - means.square().sum(-1) / 2
+        fit = self.fit(inputs, means, features, batch, head)
         return (logits + scale * fit).masked_fill(~valid, -torch.inf)
+
+    def fit(
+        self,
+        inputs: Tensor,
+        means: Tensor,
+        features: Mapping[str, Tensor],
+        batch: Batch,
+        head: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Say how well inputs ``[B, d]`` fit means ``[B, K, d]``: ``h . m - |m|^2 / 2``."""
+        return torch.einsum("bd,bkd->bk", inputs, means) - means.square().sum(-1) / 2
 
     def _weights(self, head: Mapping[str, Tensor], num_rows: int) -> list[Tensor]:
         """Give each row the four weights of its draw, ``[num_rows, 1]`` each."""
@@ -195,14 +206,14 @@ def _support(inputs: Tensor, bank: Tensor, batch: Batch) -> tuple[Tensor, Tensor
     mine = (own >= 0).to(inputs).unsqueeze(1)  # [B, 1]
     is_answer = mine * (which == batch["answer"][own.clamp(min=0)].unsqueeze(1))  # [B, K]
     support = bank[batch["support"]]
-    sums, counts = _totals(support, batch["answer"], len(bank))
+    sums, counts = totals(support, batch["answer"], len(bank))
     n_k = counts[which] - is_answer
     h_k = sums[which] - is_answer.unsqueeze(-1) * inputs.unsqueeze(1)
-    sums, counts = _totals(support, batch["support_task"], int(task.max()) + 1)
+    sums, counts = totals(support, batch["support_task"], int(task.max()) + 1)
     return n_k, h_k, counts[task].unsqueeze(1) - mine, sums[task] - mine * inputs
 
 
-def _totals(vectors: Tensor, slots: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+def totals(vectors: Tensor, slots: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     """Sum vectors by slot, ``[num_slots, d]``, and count them, ``[num_slots]``."""
     sums = vectors.new_zeros(num_slots, vectors.shape[-1]).index_add(0, slots, vectors)
     counts = vectors.new_zeros(num_slots).index_add(0, slots, vectors.new_ones(len(slots)))

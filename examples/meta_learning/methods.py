@@ -18,7 +18,7 @@ from bayes_lora.data import Example
 from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
 
 DRAWS = 3
-STEPS = (5, 12)  # on a new task, chosen among on meta-dev
+STEPS = (4, 12)  # on a new task, chosen among on meta-dev
 STEPS_ALONE = (12, 40)  # from an adapter that knows nothing
 PUBLISHED_RATES = ((1e-5, 5e-5), (2e-3, 1e-3))  # of a task's weights and theta's; the paper's first
 Predict = Callable[[Sequence[Sequence[Example]], Sequence[Example]], list[np.ndarray]]
@@ -29,7 +29,7 @@ class Budget:
     """How long a suite trains.
 
     Args:
-        max_steps: Meta-steps of every method.
+        max_steps: Meta-steps; half as many for methods whose own take steps too, and so cost more.
         tasks_per_step: Tasks side by side in one.
         support: Sizes of support sets in training episodes.
         query: Queries in one.
@@ -57,12 +57,12 @@ class Budget:
 BUDGETS = {
     "class_to_class": Budget(80, 8, (16,), 24, 96),
     "multiple_choice": Budget(60, 7, (4, 16), 16, 96),
-    "fdu_mtl": Budget(60, 5, (1, 4), 16, 64),
+    "fdu_mtl": Budget(120, 5, (1, 4), 16, 64),
     "clinc150": Budget(90, 5, (1, 5), 24, 48),
     "unifiedqa": Budget(60, 2, (4, 16), 24, 96),
 }
 ENCODER_STEPS = 40  # beyond theta's own training
-# Steps on a training task's support, whose sets are then the smallest: they cost as much again.
+# Steps on a training task's support, whose sets are then the smallest.
 TRAIN_STEPS = 3
 
 
@@ -101,6 +101,7 @@ class Learner:
         learned = METHODS[method](self)
         settings = learned.config.settings
         self.chosen[method] = {
+            "scorer": scorer_of(learned),
             "steps": settings.gradient_steps,
             "learning_rate": settings.learning_rate,
             "dev_nll": learned.dev_nll,
@@ -126,6 +127,7 @@ class Learner:
         smallest = min(self.budget.support)
         episodes = EpisodeSettings((smallest,), self.budget.query, self.suite.per_class)
         changes = {"steps": TRAIN_STEPS, "train_steps": TRAIN_STEPS, "episodes": episodes}
+        changes["max_steps"] = self.budget.max_steps // 2
         return self.tuned(name, self.fit(method, **changes))
 
     def once(self, name: str, make: Callable[[], MetaPosterior]) -> MetaPosterior:
@@ -147,11 +149,11 @@ class Learner:
         return min(tried, key=lambda one: one.dev_nll or 0.0)
 
     def revised(
-        self, learned: MetaPosterior, steps: int, scorer: str | None = None
+        self, learned: MetaPosterior, steps: int, scorer: str | None = None, **changes: Any
     ) -> MetaPosterior:
-        """The same theta with other steps on a new task, or another scorer."""
+        """The same theta with other steps on a new task, another scorer, or other settings."""
         episodes = EpisodeSettings(self.budget.support, self.budget.query, self.suite.per_class)
-        settings = replace(learned.config.settings, steps=steps, episodes=episodes)
+        settings = replace(learned.config.settings, steps=steps, episodes=episodes, **changes)
         return learned.revised(settings, dev=self.suite.dev, scorer=scorer)
 
     def alone(self) -> MetaPosterior:
@@ -173,34 +175,46 @@ class Learner:
     def published(self) -> MetaPosterior:
         """ABMLL as published, with its learning rates or with ours."""
         known = self.known.get("abmll, as published", {}).get("learning_rate")
-        steps = {"steps": 5, "train_steps": 5}
+        changes = {"steps": 5, "train_steps": 5, "max_steps": self.budget.max_steps // 2}
         tried = [
-            self.fit("abmll-published", learning_rate=inner, meta_learning_rate=outer, **steps)
+            self.fit("abmll-published", learning_rate=inner, meta_learning_rate=outer, **changes)
             for inner, outer in PUBLISHED_RATES
             if known in (None, inner)
         ]
         return min(tried, key=lambda one: one.dev_nll or 0.0)
 
     def gradient(self) -> MetaPosterior:
-        """ABMLL by gradient; the training is judged with few steps, which is quicker."""
-        return self.once(
-            "gradient",
-            lambda: self.tuned("abmll, gradient", self.fit("abmll", "conjugate", steps=min(STEPS))),
-        )
+        """ABMLL by gradient; theta's mean is learned from the rows of all tasks.
+
+        The scorer is chosen before the number of steps, which may be none.
+        """
+        return self.once("gradient", self._gradient)
+
+    def _gradient(self) -> MetaPosterior:
+        name = "abmll, gradient"
+        known = self.known.get(name)
+        scorers = [known["scorer"]] if known else ["discriminant", "similarity"]
+        start = self.multi_task()
+        tried = [self.revised(start, 0, scorer, method="abmll") for scorer in scorers]
+        best = min(tried, key=lambda one: one.dev_nll or 0.0)
+        return self.tuned(name, best, (0, *STEPS))
 
     def encoder(self) -> MetaPosterior:
-        """ABMLL by encoder."""
+        """ABMLL by encoder, from the same theta and with the same scorer."""
+        start = self.gradient()
         changes = {"amortization": "encoder", "max_steps": ENCODER_STEPS}
-        return self.fit("abmll", "conjugate", start=self.gradient(), **changes)
+        return self.fit("abmll", scorer_of(start), start=start, **changes)
 
 
 METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
     "frozen conjugate head": lambda own: own.fit("lora", "conjugate", steps=0),
+    "frozen discriminant head": lambda own: own.fit("lora", "discriminant", steps=0),
     "lora": Learner.alone_as_it_is,
     "lora + temperature": Learner.alone,
     "multi-task": Learner.multi_task,
     "multi-task, then support": lambda own: own.tuned("multi-task, then support", own.multi_task()),
     "multi-task + conjugate head": lambda own: own.revised(own.multi_task(), 0, "conjugate"),
+    "multi-task + discriminant head": lambda own: own.revised(own.multi_task(), 0, "discriminant"),
     "reptile": lambda own: own.stepwise("reptile", "reptile"),
     "first-order MAML": lambda own: own.stepwise("first-order MAML", "fomaml"),
     "abmll, as published": Learner.published,
@@ -211,6 +225,11 @@ METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
 # Their predictions are the same whatever the support.
 WITHOUT_SUPPORT = ("zero-shot", "multi-task")
 NAMES = ("frequencies", "zero-shot", *METHODS)
+
+
+def scorer_of(learned: MetaPosterior) -> str:
+    """Name a meta-fit's scorer."""
+    return str(learned.config.to_json()["scorer"]["type"])
 
 
 def frequencies(

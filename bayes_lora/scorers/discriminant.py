@@ -1,0 +1,109 @@
+"""Linear discriminant analysis with conjugate priors: the conjugate head, and a covariance."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayes_lora.adapters import Factor
+from bayes_lora.scorers.base import Batch
+from bayes_lora.scorers.conjugate import Conjugate, totals
+
+
+@dataclass(frozen=True)
+class Discriminant(Conjugate):
+    """The conjugate head with a covariance within classes that the support informs.
+
+    ``Conjugate`` takes embeddings of one option to vary alike in all directions. Here they vary by
+    a covariance that all options share, with an inverse-Wishart prior around a multiple of the
+    identity. With W the support's scatter within classes (outer products of ``h_i`` minus the mean
+    of its class, summed), the posterior mean of the covariance is proportional to ``l I + W``, and
+
+        (h . m_k - |m_k|^2 / 2)  becomes  (h . L m_k - m_k . L m_k / 2),  L = l (l I + W)^-1:
+
+    directions in which examples of one class differ count less (Gelman et al. 2013, Bayesian Data
+    Analysis, section 3.6; the means are as in ``Conjugate``). With at most one example of every
+    option W is zero, and the two are the same.
+
+    Args:
+        pooling: ``mean`` over the tokens, the ``first`` token or the ``last``.
+        scale: s before ``log_scale`` moves it.
+        gain: g before ``log_gain`` moves it.
+        count: c before ``log_count`` moves it.
+        concentration: a before ``log_concentration`` moves it.
+        support: The task's labelled examples; none in a model of many tasks.
+        spread: l before ``log_spread`` moves it.
+    """
+
+    spread: float = 0.2
+
+    def factors(self, hidden_size: int) -> dict[str, Factor]:
+        """``log_spread [1]`` beside the conjugate head's weights."""
+        spread = Factor((1,), unit=0.5, starts_at_zero=True)
+        return super().factors(hidden_size) | {"log_spread": spread}
+
+    def fit(
+        self,
+        inputs: Tensor,
+        means: Tensor,
+        features: Mapping[str, Tensor],
+        batch: Batch,
+        head: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Say how well inputs ``[B, d]`` fit means ``[B, K, d]``, as the class docstring has it.
+
+        A row of the support is left out of the scatter that it is scored with: its class's
+        scatter loses ``u u^T``, u being its residual times ``sqrt(n_k / (n_k - 1))``.
+        """
+        plain = super().fit(inputs, means, features, batch, head)
+        if not len(batch["support"]):
+            return plain
+        own, answer = batch["own"], batch["answer"]
+        support = features["bank"][batch["support"]]
+        sums, counts = totals(support, answer, len(features["bank"]))
+        residuals = support - sums[answer] / counts[answer].unsqueeze(1)
+        tasks = int(batch["task"].max()) + 1
+        spread = (head["log_spread"].exp() * self.spread).repeat_interleave(
+            tasks // len(head["log_spread"]), 0
+        )
+        whitened = _whitener(residuals, batch["support_task"], spread)  # [T, N, d]
+        blocks = len(inputs) // tasks
+
+        def less(vectors: Tensor) -> Tensor:
+            """Multiply rows' vectors ``[B, n, d]`` by ``whitened``: L = I - Q^T Q."""
+            rows = vectors.reshape(tasks, -1, vectors.shape[-1])
+            return (rows @ whitened.mT).view(len(inputs), vectors.shape[1], -1)
+
+        x, m = less(inputs.unsqueeze(1)), less(means)
+        fit = plain - torch.einsum("bzn,bkn->bk", x, m) + m.square().sum(-1) / 2
+        n_k = counts[answer[own.clamp(min=0)]]
+        left_out = (own >= 0) & (n_k > 1)
+        if not left_out.any():
+            return fit
+        factor = torch.where(left_out, n_k / (n_k - 1).clamp(min=1), 0.0).sqrt()
+        u = residuals[own.clamp(min=0)] * factor.unsqueeze(1)
+        q = less(u.unsqueeze(1))
+        of_x = (inputs * u).sum(-1, keepdim=True) - (x * q).sum(-1)  # x . L u, [B, 1]
+        of_m = (means @ u.unsqueeze(-1)).squeeze(-1) - (m * q).sum(-1)  # [B, K]
+        of_u = u.square().sum(-1, keepdim=True) - q.square().sum(-1)  # [B, 1]
+        rest = spread.repeat_interleave(blocks, 0) - of_u
+        return fit + (of_x * of_m - of_m.square() / 2) / rest
+
+
+def _whitener(residuals: Tensor, tasks: Tensor, spread: Tensor) -> Tensor:
+    """Find Q ``[T, N, d]`` with ``l (l I + W)^-1 = I - Q^T Q``, by Woodbury's identity.
+
+    Args:
+        residuals: The support's, ``[S, d]``, task by task.
+        tasks: Which task each is of, ``[S]``.
+        spread: l of each task, ``[T, 1]``.
+    """
+    sizes = torch.bincount(tasks, minlength=len(spread))
+    firsts = sizes.cumsum(0) - sizes
+    places = torch.arange(len(tasks), device=tasks.device) - firsts[tasks]
+    rows = residuals.new_zeros(len(spread), int(sizes.max()), residuals.shape[-1])
+    rows = rows.index_put((tasks, places), residuals)
+    eye = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    root = torch.linalg.cholesky(rows @ rows.mT + spread.unsqueeze(-1) * eye)
+    return torch.linalg.solve_triangular(root, rows, upper=False)
