@@ -102,7 +102,7 @@ def _add_meta_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer",
         choices=CARRIED,
-        help="default: conjugate for an encoder, likelihood for a language model",
+        help="default: discriminant for an encoder, likelihood for a language model",
     )
     parser.add_argument("--adapter", default="lora", choices=sorted(ADAPTERS))
     parser.add_argument("--rank", type=int, default=LoRA().rank, help="rank of the adapter")

@@ -91,10 +91,10 @@ def meta(place: Workplace, kept: Path) -> Workplace:
 @pytest.mark.parametrize(
     ("model", "flags"),
     [
-        ("tiny-encoder conjugate", []),
-        ("tiny-encoder conjugate", ["--amortization", "encoder", "--theta", "mean-field"]),
+        ("tiny-encoder discriminant", []),
+        ("tiny-encoder discriminant", ["--amortization", "encoder", "--theta", "mean-field"]),
         ("tiny-encoder similarity", ["--method", "multi-task", "--scorer", "similarity"]),
-        ("tiny-encoder conjugate", ["--method", "reptile", "--steps", "2"]),
+        ("tiny-encoder discriminant", ["--method", "reptile", "--steps", "2"]),
         ("tiny-decoder likelihood", ["--kl-weight", "1", "--learning-rate", "0.002"]),
     ],
 )
@@ -209,7 +209,7 @@ BAD: dict[str, tuple[Callable[[Workplace], object], list[str], str]] = {
     ),
     "a flag that is none": (lambda p: None, ["--amortisation", "encoder"], r"--amortisation"),
     "an unknown method": (lambda p: None, ["--method", "maml"], r"--method.*fomaml"),
-    "a class head": (lambda p: None, ["--scorer", "class-head"], r"--scorer.*conjugate"),
+    "a class head": (lambda p: None, ["--scorer", "class-head"], r"--scorer.*discriminant"),
     "reptile without steps": (
         lambda p: None,
         ["--method", "reptile", "--steps", "0"],

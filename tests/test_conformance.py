@@ -23,13 +23,14 @@ from calibration import nll
 ADAPTERS: dict[str, Adapter] = {"lora": LoRA(rank=2), "lora-scaled": LoRA(rank=1, alpha=4.0)}
 # Each backbone with the scorers that fit it.
 SETUPS = {
-    "tiny-encoder": ("class-head", "similarity", "conjugate"),
+    "tiny-encoder": ("class-head", "similarity", "conjugate", "discriminant"),
     "tiny-decoder": ("class-head", "similarity", "likelihood", "likelihood-letter"),
     "tiny-encoder-decoder": ("likelihood", "likelihood-letter"),
-    "minilm": ("class-head", "similarity", "conjugate"),
+    "minilm": ("class-head", "similarity", "discriminant"),
     "tinystories-656K": ("class-head", "likelihood", "likelihood-letter"),
     "stories260K": ("class-head", "likelihood"),
 }
+OF_SUPPORT = [f"head.log_{name}" for name in ("count", "concentration", "spread", "degrees")]
 PAIRS = [f"{name} {scorer}" for name, scorers in SETUPS.items() for scorer in scorers]
 TINY_PAIRS = [pair for pair in PAIRS if pair.startswith("tiny-")]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -177,7 +178,7 @@ def test_every_site_learns(setup: Setup, guide: str, adapter: Adapter) -> None:
     for name, site in posterior.model.sites.items():
         if setup.scorer == "likelihood-letter" and "decoder.block.layer.SelfAttention.q" in name:
             continue  # with the start token alone to look at, a query makes no difference
-        if setup.scorer == "conjugate" and name in ("head.log_count", "head.log_concentration"):
+        if setup.scorer in ("conjugate", "discriminant") and name in OF_SUPPORT:
             continue  # they weigh a task's support, which a fit has none of
         moved = (posterior.guide.mean()[name] - site.start).abs().max().item()
         assert moved > 0, f"{name} never moved"

@@ -27,16 +27,17 @@ WORDS = ("the", "plot", "was", "warm", "dull", "kind", "cold", "long", "bright",
 
 @dataclass(frozen=True)
 class Weights:
-    """s, g, c and a; l, or infinity for the head without a covariance."""
+    """s, g, c and a; l and v, or infinity for the head without a covariance."""
 
     scale: float
     gain: float
     count: float
     concentration: float
     spread: float = np.inf
+    degrees: float = np.inf
 
     def metric(self, support: Sequence[tuple[Row, int]], embed: Embed) -> Array:
-        """L: the inverse of the covariance within classes, the identity where there is none."""
+        """(1 + f / v) L, the precision within classes; 1 where there is none to learn."""
         classes: dict[TokenIds, list[Array]] = {}
         for row, label in support:
             classes.setdefault(row.options[label], []).append(embed(row.ids))
@@ -44,7 +45,9 @@ class Weights:
         scatter = sum((np.outer(r, r) for r in residuals), np.zeros((1, 1)))
         if np.isinf(self.spread) or not residuals:
             return np.array(1.0)
-        return self.spread * np.linalg.inv(self.spread * np.eye(len(residuals[0])) + scatter)
+        precision = np.linalg.inv(self.spread * np.eye(len(residuals[0])) + scatter)
+        freedom = len(residuals) - len(classes)
+        return np.array((1 + freedom / self.degrees) * self.spread * precision)
 
 
 def logits_of(row: Row, support: Sequence[tuple[Row, int]], embed: Embed, head: Weights) -> Array:

@@ -30,14 +30,16 @@ SHORT = MetaSettings(
 SETUPS = [
     ("tiny-encoder", "conjugate", "gradient"),
     ("tiny-encoder", "conjugate", "encoder"),
+    ("tiny-encoder", "discriminant", "gradient"),
+    ("tiny-encoder", "discriminant", "encoder"),
     ("tiny-encoder", "similarity", "gradient"),
     ("tiny-encoder", "similarity", "encoder"),
     ("tiny-decoder", "similarity", "encoder"),
     ("tiny-decoder", "likelihood", "gradient"),
     ("tiny-decoder", "likelihood-letter", "gradient"),
     ("tiny-encoder-decoder", "likelihood", "gradient"),
-    ("minilm", "conjugate", "gradient"),
-    ("minilm", "conjugate", "encoder"),
+    ("minilm", "discriminant", "gradient"),
+    ("minilm", "discriminant", "encoder"),
 ]
 LABELS = ("good", "bad"), ("warm", "cold", "neither warm nor cold")
 

@@ -49,7 +49,7 @@ class Encoder(Amortization):
         if not isinstance(model.scorer, PooledScorer):
             raise UnsupportedError(
                 "The encoder reads pooled embeddings, which this scorer does not make: use the "
-                "scorer conjugate or similarity, or amortization by gradient."
+                "scorer discriminant or similarity, or amortization by gradient."
             )
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():

@@ -4,6 +4,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,9 +23,12 @@ from bayes_lora.meta.development import fit_head
 from bayes_lora.meta.episodes import EpisodeRows, Episodes, Tokenized, development_episodes
 from bayes_lora.meta.learned import MetaPosterior
 from bayes_lora.meta.module import MetaModule
-from bayes_lora.meta.settings import MetaSettings
+from bayes_lora.meta.settings import EpisodeSettings, MetaSettings
 from bayes_lora.meta.training import MetaTrainer
-from bayes_lora.scorers import check_scorable, make_scorer
+from bayes_lora.scorers import Similarity, check_scorable, make_scorer
+
+# Of ABMLL's steps. What more episodes bring beyond it is little (docs/defaults.md).
+POOLED = 0.75
 
 
 def meta_fit(
@@ -45,12 +49,13 @@ def meta_fit(
         backbone: The frozen backbone.
         dev: Meta-dev tasks: they stop the training early and set how sure the scorer makes. Not
             among the training tasks, and never the ones to be judged on.
-        scorer: A scorer that reads options; None for ``conjugate`` (encoders), else
+        scorer: A scorer that reads options; None for ``discriminant`` (encoders), else
             ``likelihood``.
         adapter: What a task's weights are; LoRA of rank 8 if None.
         settings: How; the defaults if None.
-        start: Another meta-fit of the same adapter, whose theta training starts from; a random
-            projection and no update if None.
+        start: Another meta-fit of the same adapter, whose theta training starts from. If None,
+            ABMLL starts from one adapter for all tasks, which takes three quarters of the steps;
+            all else from a random projection and no update.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -66,7 +71,7 @@ def meta_fit(
     name = scorer or default_meta_scorer(backbone)
     if name == "class-head":
         raise UnsupportedError(
-            "A class head knows one label set and cannot be carried to new tasks: use conjugate "
+            "A class head knows one label set and cannot be carried to new tasks: use discriminant "
             "or similarity for an encoder, likelihood for a language model."
         )
     config = MetaConfig(
@@ -80,15 +85,48 @@ def meta_fit(
     for task in (*tasks, *dev):
         check_scorable(config.scorer, backbone, task.examples)
     module = config.build(backbone)
+    pooled = int(POOLED * settings.max_steps) if settings.method == "abmll" and not start else 0
+    if pooled:
+        # A head that learns from support has none to learn from here.
+        own = "similarity" if isinstance(config.scorer, Similarity) else name
+        start = meta_fit(
+            tasks,
+            backbone,
+            dev=dev,
+            scorer=own,
+            adapter=adapter,
+            settings=_pooled(settings, pooled),
+            progress=progress,
+        )
     if start is not None:
         module.theta.load_mean(start.module.theta, with_scale=start.config.settings.learn_tau)
         if type(start.config.scorer) is type(config.scorer):
             module.hierarchy.load_state_dict(start.module.hierarchy.state_dict())
     held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
     if settings.method != "lora":  # which learns nothing from other tasks
-        train(module, tasks, held_out, settings, progress=progress)
+        rest = replace(settings, max_steps=settings.max_steps - pooled)
+        train(module, tasks, held_out, rest, progress=progress)
     nll = fit_head(module.eval(), held_out) if dev else None
     return MetaPosterior(module, config, nll)
+
+
+def _pooled(settings: MetaSettings, steps: int) -> MetaSettings:
+    """Make the settings of one adapter for all tasks, for theta's mean to start from.
+
+    Episodes are noisy, since tasks' weights are draws: from nothing they learn slowly.
+    """
+    queries = settings.episodes.query or EpisodeSettings().query
+    return replace(
+        settings,
+        method="multi-task",
+        amortization="gradient",
+        theta="point",
+        steps=0,
+        train_steps=0,
+        learn_tau=False,
+        episodes=replace(settings.episodes, support=(0,), query=queries),
+        max_steps=steps,
+    )
 
 
 def train(
@@ -116,7 +154,7 @@ def train(
 
 def default_meta_scorer(backbone: Backbone) -> str:
     """Name the scorer that is carried best to new labels."""
-    return "conjugate" if backbone.kind is BackboneKind.ENCODER else "likelihood"
+    return "discriminant" if backbone.kind is BackboneKind.ENCODER else "likelihood"
 
 
 def _check_tasks(tasks: Sequence[Task], dev: Sequence[Task]) -> None:

@@ -18,13 +18,14 @@ class Discriminant(Conjugate):
     ``Conjugate`` takes embeddings of one option to vary alike in all directions. Here they vary by
     a covariance that all options share, with an inverse-Wishart prior around a multiple of the
     identity. With W the support's scatter within classes (outer products of ``h_i`` minus the mean
-    of its class, summed), the posterior mean of the covariance is proportional to ``l I + W``, and
+    of its class, summed) and f its degrees of freedom (rows minus classes), the precision's
+    posterior mean is proportional to ``(v + f) (l I + W)^-1``, and
 
-        (h . m_k - |m_k|^2 / 2)  becomes  (h . L m_k - m_k . L m_k / 2),  L = l (l I + W)^-1:
+        h . m_k - |m_k|^2 / 2   becomes   (1 + f / v) (h . L m_k - m_k . L m_k / 2),
 
-    directions in which examples of one class differ count less (Gelman et al. 2013, Bayesian Data
-    Analysis, section 3.6; the means are as in ``Conjugate``). With at most one example of every
-    option W is zero, and the two are the same.
+    ``L = l (l I + W)^-1``: directions in which examples of one class differ count less (Gelman et
+    al. 2013, Bayesian Data Analysis, section 3.6; the means are as in ``Conjugate``). With at most
+    one example of every option W and f are zero, and the two scorers are the same.
 
     Args:
         pooling: ``mean`` over the tokens, the ``first`` token or the ``last``.
@@ -34,14 +35,16 @@ class Discriminant(Conjugate):
         concentration: a before ``log_concentration`` moves it.
         support: The task's labelled examples; none in a model of many tasks.
         spread: l before ``log_spread`` moves it.
+        degrees: v before ``log_degrees`` moves it.
     """
 
-    spread: float = 0.2
+    spread: float = 0.1
+    degrees: float = 100.0
 
     def factors(self, hidden_size: int) -> dict[str, Factor]:
-        """``log_spread [1]`` beside the conjugate head's weights."""
-        spread = Factor((1,), unit=0.5, starts_at_zero=True)
-        return super().factors(hidden_size) | {"log_spread": spread}
+        """``log_spread [1]`` and ``log_degrees [1]`` beside the conjugate head's weights."""
+        weight = Factor((1,), unit=0.5, starts_at_zero=True)
+        return super().factors(hidden_size) | {"log_spread": weight, "log_degrees": weight}
 
     def fit(
         self,
@@ -59,36 +62,42 @@ class Discriminant(Conjugate):
         plain = super().fit(inputs, means, features, batch, head)
         if not len(batch["support"]):
             return plain
-        own, answer = batch["own"], batch["answer"]
-        support = features["bank"][batch["support"]]
-        sums, counts = totals(support, answer, len(features["bank"]))
-        residuals = support - sums[answer] / counts[answer].unsqueeze(1)
         tasks = int(batch["task"].max()) + 1
-        spread = (head["log_spread"].exp() * self.spread).repeat_interleave(
-            tasks // len(head["log_spread"]), 0
-        )
-        whitened = _whitener(residuals, batch["support_task"], spread)  # [T, N, d]
-        blocks = len(inputs) // tasks
+        residuals, counts = _residuals(features["bank"], batch)
+        spread = _of_tasks(head["log_spread"].exp() * self.spread, tasks)
+        degrees = _of_tasks(head["log_degrees"].exp() * self.degrees, tasks)
+        whitener = _whitener(residuals, batch["support_task"], spread)
 
-        def less(vectors: Tensor) -> Tensor:
-            """Multiply rows' vectors ``[B, n, d]`` by ``whitened``: L = I - Q^T Q."""
-            rows = vectors.reshape(tasks, -1, vectors.shape[-1])
-            return (rows @ whitened.mT).view(len(inputs), vectors.shape[1], -1)
+        def whiten(vectors: Tensor) -> Tensor:
+            """Multiply rows' vectors ``[B, n, d]`` by their task's Q, with ``L = I - Q^T Q``."""
+            by_task = vectors.reshape(tasks, -1, vectors.shape[-1])
+            return (by_task @ whitener.mT).view(len(inputs), vectors.shape[1], -1)
 
-        x, m = less(inputs.unsqueeze(1)), less(means)
-        fit = plain - torch.einsum("bzn,bkn->bk", x, m) + m.square().sum(-1) / 2
-        n_k = counts[answer[own.clamp(min=0)]]
-        left_out = (own >= 0) & (n_k > 1)
-        if not left_out.any():
-            return fit
-        factor = torch.where(left_out, n_k / (n_k - 1).clamp(min=1), 0.0).sqrt()
-        u = residuals[own.clamp(min=0)] * factor.unsqueeze(1)
-        q = less(u.unsqueeze(1))
-        of_x = (inputs * u).sum(-1, keepdim=True) - (x * q).sum(-1)  # x . L u, [B, 1]
-        of_m = (means @ u.unsqueeze(-1)).squeeze(-1) - (m * q).sum(-1)  # [B, K]
-        of_u = u.square().sum(-1, keepdim=True) - q.square().sum(-1)  # [B, 1]
-        rest = spread.repeat_interleave(blocks, 0) - of_u
-        return fit + (of_x * of_m - of_m.square() / 2) / rest
+        x, m = whiten(inputs.unsqueeze(1)), whiten(means)
+        fit = plain - (x * m).sum(-1) + m.square().sum(-1) / 2
+        own = batch["own"].clamp(min=0)
+        mine = torch.where(batch["own"] >= 0, counts[own], 0.0)  # of the row's class in the support
+        u = residuals[own] * torch.where(mine > 1, mine / (mine - 1), 0.0).sqrt().unsqueeze(1)
+        q = whiten(u.unsqueeze(1))
+        of_x = (inputs * u).sum(-1, keepdim=True) - (x * q).sum(-1)  # u . L h, [B, 1]
+        of_m = (means @ u.unsqueeze(-1)).squeeze(-1) - (m * q).sum(-1)  # u . L m_k, [B, K]
+        of_u = u.square().sum(-1, keepdim=True) - q.square().sum(-1)  # u . L u, [B, 1]
+        fit = fit + (of_x * of_m - of_m.square() / 2) / (spread[batch["task"]] - of_u)
+        freedom = spread.new_zeros(tasks).index_add(0, batch["support_task"], 1 - 1 / counts)
+        left = freedom[batch["task"]] - (mine > 1).to(freedom)
+        return fit * (1 + left.unsqueeze(1) / degrees[batch["task"]])
+
+
+def _residuals(bank: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Subtract its class's mean from each support row, ``[S, d]``; and class sizes, ``[S]``."""
+    support, answer = bank[batch["support"]], batch["answer"]
+    sums, counts = totals(support, answer, len(bank))
+    return support - sums[answer] / counts[answer].unsqueeze(1), counts[answer]
+
+
+def _of_tasks(weight: Tensor, tasks: int) -> Tensor:
+    """Give each task its draw's weight, ``[tasks, 1]``."""
+    return weight.repeat_interleave(tasks // len(weight), 0)
 
 
 def _whitener(residuals: Tensor, tasks: Tensor, spread: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 
 A meta-step: T = 8 tasks of 16 support rows and 16 queries, 32 tokens each, two options; K = 5 steps
 on the supports, then the queries. Beside it: six steps of PEFT's LoRA on the same rows, 128 in each
-of five, and in the sixth the 128 queries, with the 128 support rows where the scorer (conjugate)
+of five, and in the sixth the 128 queries, with the 128 support rows where the scorer (discriminant)
 reads them again. Same model (MiniLM, float32, rank 8 on query and value), AdamW, no dropout. Both
 take turns, so a machine that slows down slows both; figures are medians. Peak memory is the
 resident set of a process of its own (with a CUDA device: the allocator's peak); with 10, 100 and
@@ -39,7 +39,7 @@ from bayes_lora.scorers import make_scorer
 
 TASKS, SUPPORT, QUERY, TOKENS, STEPS = 8, 16, 16, 32, 5
 OPTIONS = ("yes", "no")
-SCORERS = ("similarity", "conjugate")
+SCORERS = ("similarity", "discriminant")
 Step = Callable[[], None]
 
 
@@ -89,7 +89,7 @@ def meta_step(scorer: str) -> Step:
 def peft_steps(scorer: str) -> Step:
     """Make as many plain LoRA steps on the same rows."""
     model = peft_lora("minilm")
-    last = TASKS * (QUERY + (SUPPORT if scorer == "conjugate" else 0))
+    last = TASKS * (QUERY + (SUPPORT if scorer == "discriminant" else 0))
     ids = torch.randint(1000, 20_000, (last + TASKS * SUPPORT, TOKENS), device=DEVICE)
     labels = torch.randint(0, 2, (len(ids),), device=DEVICE)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
@@ -177,9 +177,9 @@ def main() -> None:
     results = describe_run() | {"device": DEVICE}
     found = results["results"]
     # Memory first: a process starts with its parent's peak for its own.
-    base = measure_peak("peft", "conjugate", 10)
+    base = measure_peak("peft", "discriminant", 10)
     for count in (10, 100, 1000):
-        mib = measure_peak("meta-fit", "conjugate", count)
+        mib = measure_peak("meta-fit", "discriminant", count)
         found[f"memory, {count} tasks"] = {"peak_mib": mib, "over_peft": mib / base}
     for scorer in SCORERS:
         work = {"meta-step": meta_step(scorer), "peft": peft_steps(scorer)}
