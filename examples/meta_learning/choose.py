@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,17 @@ from common import describe_run, write_json
 from bayes_lora.meta import MetaPosterior, meta_fit
 
 BASE = "default"
+POINT = 1e-3  # a tau at which draws are all alike
 TRAINED: dict[str, dict[str, Any]] = {
     "1 step in training": {"train_steps": 1},
-    "3 steps in training": {"train_steps": 3},
     "tau learned, 1 step in training": {"train_steps": 1, "learn_tau": True},
     "mean-field theta": {"theta": "mean-field"},
     "half as many meta-steps": {"max_steps": 0.5},
     "twice as many meta-steps": {"max_steps": 2.0},
-    "meta learning rate 2e-3": {"meta_learning_rate": 2e-3},
 }
 ADAPTED: dict[str, dict[str, Any]] = {
     "no step": {"steps": 0},
-    "2 steps": {"steps": 2},
-    "5 steps": {"steps": 5},
+    "4 steps": {"steps": 4},
     "30 steps": {"steps": 30},
     "learning rate 1e-3": {"learning_rate": 1e-3},
     "learning rate 4e-3": {"learning_rate": 4e-3},
@@ -48,8 +47,6 @@ ADAPTED: dict[str, dict[str, Any]] = {
     "KL weight 0.01": {"kl_weight": 0.01},
     "KL weight 0.3": {"kl_weight": 0.3},
     "KL weight 1": {"kl_weight": 1.0},
-    "KL weight 1, tau 0.6": {"kl_weight": 1.0, "tau": 0.6},
-    "4 draws a step": {"draws": 4},
 }
 Work = tuple[str, Callable[[], MetaPosterior]]
 
@@ -80,30 +77,49 @@ def work(suite: Suite, seed: int) -> Iterator[Work]:
     backbone = load(torch.bfloat16, suite)
     budget = BUDGETS[suite.name]
     settings = budget.settings(suite, seed, "abmll")
-    made: dict[str, MetaPosterior] = {}
 
-    def trained(name: str, changes: dict[str, Any]) -> MetaPosterior:
-        if name not in made:
-            longer = int(changes.get("max_steps", 1) * budget.max_steps)
-            own = replace(settings, **changes | {"max_steps": longer})
-            made[name] = meta_fit(suite.train, backbone, dev=suite.dev, settings=own)
-        return made[name]
+    @cache
+    def pooled() -> MetaPosterior:
+        asked = replace(
+            settings,
+            method="multi-task",
+            episodes=replace(settings.episodes, support=(0,)),
+            steps=0,
+        )
+        return meta_fit(suite.train, backbone, dev=suite.dev, scorer="similarity", settings=asked)
+
+    @cache
+    def theta() -> MetaPosterior:
+        return meta_fit(suite.train, backbone, dev=suite.dev, settings=settings)
+
+    def trained(changes: dict[str, Any]) -> MetaPosterior:
+        longer = int(changes.get("max_steps", 1) * budget.max_steps)
+        own = replace(settings, **changes | {"max_steps": longer})
+        return meta_fit(suite.train, backbone, dev=suite.dev, settings=own)
 
     def adapted(changes: dict[str, Any]) -> MetaPosterior:
-        return trained(BASE, {}).revised(replace(settings, **changes), dev=suite.dev)
+        return theta().revised(replace(settings, **changes), dev=suite.dev)
+
+    def scored(scorer: str, tau: float) -> MetaPosterior:
+        return pooled().revised(replace(settings, steps=0, tau=tau), dev=suite.dev, scorer=scorer)
 
     def encoded(steps: int) -> MetaPosterior:
         own = replace(settings, amortization="encoder", max_steps=ENCODER_STEPS, steps=steps)
-        start = trained(BASE, {})
-        return meta_fit(suite.train, backbone, dev=suite.dev, settings=own, start=start)
+        return meta_fit(suite.train, backbone, dev=suite.dev, settings=own, start=theta())
 
-    yield BASE, lambda: trained(BASE, {})
+    for scorer in ("similarity", "conjugate", "discriminant"):
+        yield f"pooled rows alone, {scorer}", partial(scored, scorer, POINT)
+        yield (
+            f"pooled rows alone, {scorer}, draws of the prior",
+            partial(scored, scorer, settings.tau),
+        )
+    yield BASE, theta
     for name, changes in ADAPTED.items():
-        yield name, lambda changes=changes: adapted(changes)
-    yield "encoder", lambda: encoded(0)
-    yield "encoder, then 5 steps", lambda: encoded(5)
+        yield name, partial(adapted, changes)
+    yield "encoder", partial(encoded, 0)
+    yield "encoder, then 4 steps", partial(encoded, 4)
     for name, changes in TRAINED.items():
-        yield name, lambda name=name, changes=changes: trained(name, changes)
+        yield name, partial(trained, changes)
 
 
 if __name__ == "__main__":
