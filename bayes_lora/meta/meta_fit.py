@@ -95,7 +95,7 @@ def meta_fit(
             dev=dev,
             scorer=own,
             adapter=adapter,
-            settings=_pooled(settings, pooled),
+            settings=_pooled(_part(settings, pooled)),
             progress=progress,
         )
     if start is not None:
@@ -104,13 +104,19 @@ def meta_fit(
             module.hierarchy.load_state_dict(start.module.hierarchy.state_dict())
     held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
     if settings.method != "lora":  # which learns nothing from other tasks
-        rest = replace(settings, max_steps=settings.max_steps - pooled)
+        rest = _part(settings, settings.max_steps - pooled)
         train(module, tasks, held_out, rest, progress=progress)
     nll = fit_head(module.eval(), held_out) if dev else None
     return MetaPosterior(module, config, nll)
 
 
-def _pooled(settings: MetaSettings, steps: int) -> MetaSettings:
+def _part(settings: MetaSettings, steps: int) -> MetaSettings:
+    """Make the settings of some of the steps, with as large a part of the evaluations."""
+    evaluations = max(1, round(settings.evaluations * steps / settings.max_steps))
+    return replace(settings, max_steps=steps, evaluations=evaluations)
+
+
+def _pooled(settings: MetaSettings) -> MetaSettings:
     """Make the settings of one adapter for all tasks, for theta's mean to start from.
 
     Episodes are noisy, since tasks' weights are draws: from nothing they learn slowly.
@@ -125,7 +131,6 @@ def _pooled(settings: MetaSettings, steps: int) -> MetaSettings:
         train_steps=0,
         learn_tau=False,
         episodes=replace(settings.episodes, support=(0,), query=queries),
-        max_steps=steps,
     )
 
 

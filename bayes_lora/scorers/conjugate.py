@@ -142,10 +142,10 @@ class Conjugate(Similarity):
             inputs = inputs - centre
             frequencies = (n_k + concentration) / (n + concentration * valid.sum(1, keepdim=True))
             logits = frequencies.log()
-        fit = self.fit(inputs, means, features, batch, head)
+        fit = self.affinity(inputs, means, features, batch, head)
         return (logits + scale * fit).masked_fill(~valid, -torch.inf)
 
-    def fit(
+    def affinity(
         self,
         inputs: Tensor,
         means: Tensor,

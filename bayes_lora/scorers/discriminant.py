@@ -46,7 +46,7 @@ class Discriminant(Conjugate):
         weight = Factor((1,), unit=0.5, starts_at_zero=True)
         return super().factors(hidden_size) | {"log_spread": weight, "log_degrees": weight}
 
-    def fit(
+    def affinity(
         self,
         inputs: Tensor,
         means: Tensor,
@@ -59,33 +59,23 @@ class Discriminant(Conjugate):
         A row of the support is left out of the scatter that it is scored with: its class's
         scatter loses ``u u^T``, u being its residual times ``sqrt(n_k / (n_k - 1))``.
         """
-        plain = super().fit(inputs, means, features, batch, head)
+        plain = super().affinity(inputs, means, features, batch, head)
         if not len(batch["support"]):
             return plain
-        tasks = int(batch["task"].max()) + 1
+        task, tasks = batch["task"], int(batch["task"].max()) + 1
         residuals, counts = _residuals(features["bank"], batch)
         spread = _of_tasks(head["log_spread"].exp() * self.spread, tasks)
         degrees = _of_tasks(head["log_degrees"].exp() * self.degrees, tasks)
         whitener = _whitener(residuals, batch["support_task"], spread)
-
-        def whiten(vectors: Tensor) -> Tensor:
-            """Multiply rows' vectors ``[B, n, d]`` by their task's Q, with ``L = I - Q^T Q``."""
-            by_task = vectors.reshape(tasks, -1, vectors.shape[-1])
-            return (by_task @ whitener.mT).view(len(inputs), vectors.shape[1], -1)
-
-        x, m = whiten(inputs.unsqueeze(1)), whiten(means)
+        u, left_out = _own(residuals, counts, batch["own"])
+        x, m, q = (_whiten(v, whitener) for v in (inputs.unsqueeze(1), means, u.unsqueeze(1)))
         fit = plain - (x * m).sum(-1) + m.square().sum(-1) / 2
-        own = batch["own"].clamp(min=0)
-        mine = torch.where(batch["own"] >= 0, counts[own], 0.0)  # of the row's class in the support
-        u = residuals[own] * torch.where(mine > 1, mine / (mine - 1), 0.0).sqrt().unsqueeze(1)
-        q = whiten(u.unsqueeze(1))
         of_x = (inputs * u).sum(-1, keepdim=True) - (x * q).sum(-1)  # u . L h, [B, 1]
         of_m = (means @ u.unsqueeze(-1)).squeeze(-1) - (m * q).sum(-1)  # u . L m_k, [B, K]
         of_u = u.square().sum(-1, keepdim=True) - q.square().sum(-1)  # u . L u, [B, 1]
-        fit = fit + (of_x * of_m - of_m.square() / 2) / (spread[batch["task"]] - of_u)
+        fit = fit + (of_x * of_m - of_m.square() / 2) / (spread[task] - of_u)  # Sherman, Morrison
         freedom = spread.new_zeros(tasks).index_add(0, batch["support_task"], 1 - 1 / counts)
-        left = freedom[batch["task"]] - (mine > 1).to(freedom)
-        return fit * (1 + left.unsqueeze(1) / degrees[batch["task"]])
+        return fit * (1 + (freedom[task] - left_out).unsqueeze(1) / degrees[task])
 
 
 def _residuals(bank: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -93,6 +83,16 @@ def _residuals(bank: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     support, answer = bank[batch["support"]], batch["answer"]
     sums, counts = totals(support, answer, len(bank))
     return support - sums[answer] / counts[answer].unsqueeze(1), counts[answer]
+
+
+def _own(residuals: Tensor, counts: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Find each row's u ``[B, d]`` and the degrees of freedom it takes along, 0 or 1, ``[B]``.
+
+    Both are zero for a row that is not in the support, and for the only one of its class.
+    """
+    size = torch.where(own >= 0, counts[own.clamp(min=0)], 0.0)
+    factor = torch.where(size > 1, size / (size - 1), 0.0).sqrt()
+    return residuals[own.clamp(min=0)] * factor.unsqueeze(1), (size > 1).to(factor)
 
 
 def _of_tasks(weight: Tensor, tasks: int) -> Tensor:
@@ -116,3 +116,9 @@ def _whitener(residuals: Tensor, tasks: Tensor, spread: Tensor) -> Tensor:
     eye = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     root = torch.linalg.cholesky(rows @ rows.mT + spread.unsqueeze(-1) * eye)
     return torch.linalg.solve_triangular(root, rows, upper=False)
+
+
+def _whiten(vectors: Tensor, whitener: Tensor) -> Tensor:
+    """Multiply vectors of rows ``[B, n, d]``, task by task, by their task's Q; ``[B, n, N]``."""
+    by_task = vectors.reshape(len(whitener), -1, vectors.shape[-1])
+    return (by_task @ whitener.mT).view(*vectors.shape[:2], -1)
