@@ -38,7 +38,7 @@ def run_meta_fit(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
     read_tasks, held_out = _read_parts(arguments, settings.seed)
     backbone = load_named(arguments.model, arguments)
-    name = arguments.scorer or default_meta_scorer(backbone)
+    name = arguments.scorer or default_meta_scorer(backbone, settings.method)
     scorer = make_scorer(name, backbone, ())
     tasks, dev = (
         keep_scorable(part, scorer, backbone, strict=arguments.strict)

@@ -18,6 +18,7 @@ from bayes_lora.meta.hierarchy import task_rows
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
 from bayes_lora.scorers import Conjugate, Discriminant, LabelledRows, Row
+from bayes_lora.scorers.discriminant import LEAST_SPREAD
 
 Array = NDArray[np.float64]
 Embed = Callable[[TokenIds], Array]
@@ -112,7 +113,8 @@ class Setup:
         names = [name.removeprefix("log_") for name in self.scorer.factors(8)]
         logs = [float(self.draws[f"head.log_{name}"][draw, 0]) for name in names]
         starts = [getattr(self.scorer, name) for name in names]
-        return Weights(*[start * np.exp(log) for start, log in zip(starts, logs, strict=True)])
+        head = Weights(*[start * np.exp(log) for start, log in zip(starts, logs, strict=True)])
+        return replace(head, spread=head.spread + LEAST_SPREAD)
 
     def expected(
         self, rows: Sequence[Row], support: Sequence[tuple[Row, int]], draw: int

@@ -18,7 +18,7 @@ from bayes_lora.meta.settings import MetaSettings
 from bayes_lora.meta.theta import THETA_GUIDES, ThetaGuide, adapter_sites
 from bayes_lora.model import BayesianModel
 from bayes_lora.named import named_from_json, named_to_json
-from bayes_lora.scorers import SCORERS, Scorer
+from bayes_lora.scorers import SCORERS, Conjugate, Scorer
 
 TASK = "task"
 MODULES: dict[str, type[MetaModule]] = {
@@ -74,6 +74,11 @@ class MetaConfig:
             return self.adapter
         if not isinstance(self.adapter, LoRA):
             raise UnsupportedError("ABMLL was published with LoRA alone: use that adapter.")
+        if isinstance(self.scorer, Conjugate):
+            raise UnsupportedError(
+                "ABMLL was published without a head that learns from support: use the scorer "
+                "similarity or likelihood."
+            )
         return LoRAOutputs(self.adapter.rank, self.adapter.alpha)
 
     def _amortization(self, model: BayesianModel, theta: ThetaGuide) -> Amortization:

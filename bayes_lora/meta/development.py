@@ -13,7 +13,7 @@ from bayes_lora.meta.hierarchy import TaskRows, task_rows
 from bayes_lora.meta.module import MetaModule
 
 DRAWS = 4  # of a task's weights, with the same noise every time
-HEAD_STEPS, HEAD_LEARNING_RATE = 60, 0.1
+SHIFT_STEPS, SHIFT_LEARNING_RATE = 60, 0.1
 Scored = tuple[TaskRows, dict[str, Tensor]]
 
 
@@ -23,23 +23,26 @@ def dev_nll(module: MetaModule, episodes: Sequence[EpisodeRows]) -> float:
         return float(_mean_nll(module, list(_features(module, episodes))))
 
 
-def fit_head(module: MetaModule, episodes: Sequence[EpisodeRows]) -> float:
-    """Set the scorer's own weights to those with the least NLL on meta-dev queries, in place.
+def fit_shift(module: MetaModule, episodes: Sequence[EpisodeRows]) -> float:
+    """Set how far the scorer's own weights are shifted to predict, in place.
 
-    On training tasks the backbone knows the classes, so that weights fitted there make too sure
-    of new ones. Tasks adapt with the weights as they were.
+    To where meta-dev queries have the least NLL. On training tasks the backbone knows the classes,
+    so that weights learned there make too sure of new ones.
 
     Returns:
         That NLL: mean over episodes, in nats.
     """
     scored = list(_features(module, episodes))
-    optimizer = torch.optim.Adam(module.hierarchy.head.parameters(), HEAD_LEARNING_RATE)
-    for _ in range(HEAD_STEPS):
+    shift = module.hierarchy.shift.requires_grad_()
+    optimizer = torch.optim.Adam(shift.parameters(), SHIFT_LEARNING_RATE)
+    for _ in range(SHIFT_STEPS):
         loss = _mean_nll(module, scored)
-        optimizer.zero_grad()
-        loss.backward()
+        loss.backward(inputs=list(shift.parameters()))
         optimizer.step()
-    return float(loss.detach())
+        optimizer.zero_grad()
+    shift.requires_grad_(False)
+    with torch.no_grad():
+        return float(_mean_nll(module, scored))
 
 
 def _features(module: MetaModule, episodes: Sequence[EpisodeRows]) -> Iterator[Scored]:
@@ -74,7 +77,7 @@ def _pass(module: MetaModule, episode: EpisodeRows, posterior: TaskPosteriors) -
 
 
 def _mean_nll(module: MetaModule, scored: Sequence[Scored]) -> Tensor:
-    head = {name: value.unsqueeze(0) for name, value in module.hierarchy.head.items()}
+    head = module.hierarchy.shifted_head()
     losses = []
     for rows, features in scored:
         logits = module.hierarchy.model.scorer.score(features, rows.inputs, head)

@@ -102,8 +102,8 @@ def development_episodes(
     """Draw the episodes that meta-dev tasks are judged by: the same whatever is judged."""
     tasks = tuple(tasks)
     rows = Tokenized(model, tasks)
-    sizes = [size for size in settings.support if size] or [1]
-    asked = replace(settings, support=tuple(sizes), query=DEV_QUERIES)
+    sizes = list(dict.fromkeys(settings.support))
+    asked = replace(settings, query=DEV_QUERIES)
     episodes = Episodes(tasks, rows, asked, batch=1, length=0, seed=0)
     return [
         episodes.make(task, size, np.random.default_rng([number, size]))

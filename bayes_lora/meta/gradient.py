@@ -53,8 +53,10 @@ class Gradient(Amortization):
         self, hierarchy: Hierarchy, theta: Theta, supports: Sequence[LabelledRows]
     ) -> TaskPosteriors:
         """Take the steps, and add them to where they start."""
-        start = self._start(hierarchy, theta, supports)
         steps = self.train_steps if self.training else self.steps
+        if not steps and self.start is None:
+            return self.without_support(theta, len(supports))
+        start = self._start(hierarchy, theta, supports)
         if not steps:
             return start
         rows = task_rows(hierarchy.model, supports, supports, draws=self.draws)

@@ -95,12 +95,18 @@ class Hierarchy(nn.Module):
         self.head = nn.ParameterDict(
             {n.split(".", 1)[1]: nn.Parameter(v) for n, v in shared.items()}
         )
+        self.shift = nn.ParameterDict(
+            {
+                n: nn.Parameter(torch.zeros_like(v), requires_grad=False)
+                for n, v in self.head.items()
+            }
+        )
 
     model: BayesianModel
 
     def forward(self, rows: TaskRows) -> None:
         """Run the program."""
-        theta = self.hyper_priors.sample(self.sites)
+        theta = self.hyper_priors.sample(self.sites, rows.labels.device)
         with self.tasks(len(rows.labels)), self.draws(rows.draws):
             values = {
                 name: pyro.sample(
@@ -131,8 +137,16 @@ class Hierarchy(nn.Module):
         return flat | self.head_values()
 
     def head_values(self) -> Values:
-        """The scorer's own weights by site, ``[1, *shape]``."""
+        """The scorer's own weights by site, ``[1, *shape]``, as tasks adapt with them."""
         return {f"head.{name}": value.unsqueeze(0) for name, value in self.head.items()}
+
+    def shifted_head(self) -> Values:
+        """The scorer's own weights by name, ``[1, *shape]``, as new inputs are predicted with.
+
+        Meta-dev tasks say how far they are from those that tasks adapt with: a temperature, if the
+        scorer has that alone. If tasks adapted with it too, steps would undo it.
+        """
+        return {name: (value + self.shift[name]).unsqueeze(0) for name, value in self.head.items()}
 
     def tasks(self, count: int) -> pyro.plate:
         """The plate of tasks, of which ``count`` are in the batch."""

@@ -18,7 +18,7 @@ from bayes_lora.errors import RunFolderError
 from bayes_lora.files import atomic_folder
 from bayes_lora.meta.amortization import TaskPosteriors
 from bayes_lora.meta.config import TASK, MetaConfig
-from bayes_lora.meta.development import fit_head
+from bayes_lora.meta.development import fit_shift
 from bayes_lora.meta.episodes import development_episodes
 from bayes_lora.meta.module import MetaModule
 from bayes_lora.meta.settings import MetaSettings
@@ -99,7 +99,7 @@ class MetaPosterior:
             hierarchy.model,
             {name: value[number] for name, value in posteriors.loc.items()},
             {name: value[number] for name, value in posteriors.scale.items()},
-            {name: value[0] for name, value in hierarchy.head_values().items()},
+            {f"head.{name}": value[0] for name, value in hierarchy.shifted_head().items()},
         )
         return TaskPosterior(hierarchy.model, guide, support, self._describe(support), theta)
 
@@ -149,12 +149,12 @@ class MetaPosterior:
         chosen = self.config.scorer if scorer is None else make_scorer(scorer, self.backbone, ())
         config = replace(self.config, settings=settings, scorer=chosen)
         module = config.build(self.backbone)
-        module.theta.load_mean(self.module.theta, with_scale=self.config.settings.learn_tau)
+        module.theta.take_over(self.module.theta, with_scale=self.config.settings.learn_tau)
         module.amortization.load_state_dict(self.module.amortization.state_dict())
         if scorer is None:
             module.hierarchy.load_state_dict(self.module.hierarchy.state_dict())
         held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
-        nll = fit_head(module.eval(), held_out) if held_out else None
+        nll = fit_shift(module.eval(), held_out) if held_out else None
         return MetaPosterior(module, config, nll)
 
     @property

@@ -19,7 +19,7 @@ from bayes_lora.inference.fit import check_trainable, label_sets
 from bayes_lora.inference.progress import MetaProgress
 from bayes_lora.inference.training_state import trainer_arguments, training
 from bayes_lora.meta.config import MetaConfig
-from bayes_lora.meta.development import fit_head
+from bayes_lora.meta.development import fit_shift
 from bayes_lora.meta.episodes import EpisodeRows, Episodes, Tokenized, development_episodes
 from bayes_lora.meta.learned import MetaPosterior
 from bayes_lora.meta.module import MetaModule
@@ -68,7 +68,7 @@ def meta_fit(
     tasks, dev = tuple(tasks), tuple(dev)
     settings = settings or MetaSettings()
     _check_tasks(tasks, dev)
-    name = scorer or default_meta_scorer(backbone)
+    name = scorer or default_meta_scorer(backbone, settings.method)
     if name == "class-head":
         raise UnsupportedError(
             "A class head knows one label set and cannot be carried to new tasks: use discriminant "
@@ -99,14 +99,16 @@ def meta_fit(
             progress=progress,
         )
     if start is not None:
-        module.theta.load_mean(start.module.theta, with_scale=start.config.settings.learn_tau)
+        module.theta.take_over(start.module.theta, with_scale=start.config.settings.learn_tau)
         if type(start.config.scorer) is type(config.scorer):
             module.hierarchy.load_state_dict(start.module.hierarchy.state_dict())
     held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
-    if settings.method != "lora":  # which learns nothing from other tasks
+    if settings.method == "lora":  # which learns nothing from other tasks
+        _place(module, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    else:
         rest = _part(settings, settings.max_steps - pooled)
         train(module, tasks, held_out, rest, progress=progress)
-    nll = fit_head(module.eval(), held_out) if dev else None
+    nll = fit_shift(module.eval(), held_out) if dev else None
     return MetaPosterior(module, config, nll)
 
 
@@ -157,9 +159,11 @@ def train(
         trainer.load_best()
 
 
-def default_meta_scorer(backbone: Backbone) -> str:
-    """Name the scorer that is carried best to new labels."""
-    return "discriminant" if backbone.kind is BackboneKind.ENCODER else "likelihood"
+def default_meta_scorer(backbone: Backbone, method: str) -> str:
+    """Name the scorer that is carried best to new labels, of those a method can have."""
+    if backbone.kind is not BackboneKind.ENCODER:
+        return "likelihood"
+    return "similarity" if method == "abmll-published" else "discriminant"
 
 
 def _check_tasks(tasks: Sequence[Task], dev: Sequence[Task]) -> None:
@@ -189,8 +193,7 @@ def _make_trainer(
         seed=settings.seed,
     )
     arguments = _arguments(settings, folder, stops=bool(dev))
-    module.to(arguments.device)
-    module.hierarchy.model.backbone.to(arguments.device)
+    _place(module, arguments.device)
     trainer = MetaTrainer(
         module,
         dev=dev,
@@ -203,6 +206,11 @@ def _make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _place(module: MetaModule, device: torch.device) -> None:
+    module.to(device)
+    module.hierarchy.model.backbone.to(device)
 
 
 def _arguments(settings: MetaSettings, folder: Path, *, stops: bool) -> TrainingArguments:

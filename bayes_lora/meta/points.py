@@ -89,14 +89,22 @@ class FirstOrderMAML(MetaModule):
 
 
 class Reptile(MetaModule):
-    """Theta moves to where K steps lead (Nichol et al. 2018, arXiv 1803.02999, algorithm 2)."""
+    """Theta moves to where K steps lead (Nichol et al. 2018, arXiv 1803.02999, algorithm 2).
+
+    It knows no queries: steps are taken on all rows of an episode.
+    """
 
     def forward(self, episodes: Sequence[EpisodeRows]) -> dict[str, Tensor]:
         """Return a loss whose gradient in mu is mu - phi, mean over tasks."""
         theta = self.theta()
-        points = self.amortization(
-            self.hierarchy, theta.detach(), [episode.support for episode in episodes]
-        )
+        rows = [
+            LabelledRows(
+                [*episode.support.rows, *episode.query.rows],
+                [*episode.support.labels, *episode.query.labels],
+            )
+            for episode in episodes
+        ]
+        points = self.amortization(self.hierarchy, theta.detach(), rows)
         distances = [
             (theta.mean[name] - loc.detach()).square().sum() / (2 * len(episodes))
             for name, loc in points.loc.items()

@@ -48,7 +48,7 @@ class MetaSettings:
         theta: The posterior of what tasks share: ``point`` or ``mean-field``.
         steps: Gradient steps on a new task, K; None for 15 by gradient, none behind an encoder.
         train_steps: Gradient steps on a training task's support before its queries are scored;
-            None for K with a method that learns from steps, else for none.
+            None for K with a method that learns from steps, 1 for ABMLL by gradient, else none.
         learning_rate: Of a task's means in these steps.
         scale_learning_rate: Of a task's log standard deviations.
         tau: Where tau starts, or stays; in units of each factor's natural size.
@@ -83,8 +83,8 @@ class MetaSettings:
     max_steps: int = 200
     meta_learning_rate: float = 1e-3
     meta_scale_learning_rate: float = 5e-3
-    patience: int = 3
-    evaluations: int = 4
+    patience: int = 2
+    evaluations: int = 8
     checkpointing: bool = False
     seed: int = 0
 
@@ -104,6 +104,8 @@ class MetaSettings:
             raise ConfigError("steps and train_steps must be 0 or more.")
         if self.method in STEPWISE and not self.training_steps:
             raise ConfigError(f"The method {self.method!r} learns from steps: take 1 or more.")
+        if self.method == "abmll-published" and 0 in self.episodes.support:
+            raise ConfigError("ABMLL as published learns from support alone: drop the size 0.")
         if self.learn_tau and self.amortization == "gradient" and not self.training_steps:
             raise ConfigError(
                 "tau can only be learned from tasks that move: give train_steps of 1 or more."
@@ -122,7 +124,9 @@ class MetaSettings:
         """K on a training task, whichever way it was given."""
         if self.train_steps is not None:
             return self.train_steps
-        return self.gradient_steps if self.method in STEPWISE else 0
+        if self.method in STEPWISE:
+            return self.gradient_steps
+        return int(self.method == "abmll" and self.amortization == "gradient")
 
     def to_json(self) -> dict[str, Any]:
         """Describe the settings."""

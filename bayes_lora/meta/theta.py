@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from bayes_lora.errors import ConfigError
 from bayes_lora.model import BayesianModel, Site, parameter_name
 
 Values = dict[str, Tensor]
@@ -47,13 +48,14 @@ class HyperPriors:
     shape: float = 1.0
     rate: float = 0.01
 
-    def sample(self, sites: dict[str, Site]) -> Theta:
+    def sample(self, sites: dict[str, Site], device: torch.device) -> Theta:
         """Draw theta from its priors, or take the values that a guide drew."""
         mean, scale = {}, {}
         for name, site in sites.items():
-            normal = dist.Normal(site.start, self.mean_scale).to_event(len(site.shape))
+            start = site.start.to(device)
+            normal = dist.Normal(start, self.mean_scale).to_event(len(site.shape))
             mean[name] = pyro.sample(f"mu.{name}", normal)
-            layers = site.start.new_ones(_per_layer(site))
+            layers = start.new_ones(_per_layer(site))
             gamma = dist.Gamma(self.shape * layers, self.rate * layers).to_event(len(site.shape))
             scale[name] = pyro.sample(f"precision.{name}", gamma).rsqrt()
         return Theta(mean, scale)
@@ -91,11 +93,24 @@ class ThetaGuide(nn.Module, ABC):
         """Keep tau where it is."""
         self.log_scale_loc.requires_grad_(False)
 
-    def load_mean(self, other: "ThetaGuide", *, with_scale: bool) -> None:
-        """Take over another's state, with tau or without."""
-        state = other.state_dict()
-        kept = {n: v for n, v in state.items() if with_scale or not n.startswith("log_scale_loc")}
-        self.load_state_dict(self.state_dict() | kept)
+    def take_over(self, other: "ThetaGuide", *, with_scale: bool) -> None:
+        """Start from another's posterior of mu, and of tau or not, as far as this kind has it.
+
+        Raises:
+            ConfigError: It belongs to another adapter or backbone.
+        """
+        mine, state = self.state_dict(), other.state_dict()
+        kept = {
+            name: value
+            for name, value in state.items()
+            if name in mine and (with_scale or not name.startswith("log_scale"))
+        }
+        if {n: v.shape for n, v in self.loc.items()} != {n: v.shape for n, v in other.loc.items()}:
+            raise ConfigError(
+                "The theta to start from has weights of other names or sizes: give the same "
+                "backbone, adapter, rank and targets."
+            )
+        self.load_state_dict(mine | kept)
 
     def predictive(self) -> Theta:
         """The prior of a new task: theta's uncertainty is part of the scale.
@@ -157,6 +172,11 @@ class MeanFieldTheta(ThetaGuide):
             self.loc_log_scale[key] = nn.Parameter(narrow)
             of_scale = torch.full_like(self.log_scale_loc[key], initial_scale).log()
             self.log_scale_log_scale[key] = nn.Parameter(of_scale)
+
+    def fix_scale(self) -> None:
+        """Keep tau's posterior where it is."""
+        super().fix_scale()
+        self.log_scale_log_scale.requires_grad_(False)
 
     def mean_variance(self, name: str) -> Tensor:
         """Variance of the Normal."""

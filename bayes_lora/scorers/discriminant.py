@@ -10,6 +10,9 @@ from bayes_lora.adapters import Factor
 from bayes_lora.scorers.base import Batch
 from bayes_lora.scorers.conjugate import Conjugate, totals
 
+# Of the squared length 1 that embeddings have. Rows left out cancel in float32 below 1e-3.
+LEAST_SPREAD = 0.01
+
 
 @dataclass(frozen=True)
 class Discriminant(Conjugate):
@@ -24,7 +27,8 @@ class Discriminant(Conjugate):
         h . m_k - |m_k|^2 / 2   becomes   (1 + f / v) (h . L m_k - m_k . L m_k / 2),
 
     ``L = l (l I + W)^-1``: directions in which examples of one class differ count less (Gelman et
-    al. 2013, Bayesian Data Analysis, section 3.6; the means are as in ``Conjugate``). With at most
+    al. 2013, Bayesian Data Analysis, section 3.6). The means are as in ``Conjugate``, and W is
+    taken around sample means, so the two are not one joint posterior. With at most
     one example of every option W and f are zero, and the two scorers are the same.
 
     Args:
@@ -34,7 +38,7 @@ class Discriminant(Conjugate):
         count: c before ``log_count`` moves it.
         concentration: a before ``log_concentration`` moves it.
         support: The task's labelled examples; none in a model of many tasks.
-        spread: l before ``log_spread`` moves it.
+        spread: l above ``LEAST_SPREAD``, before ``log_spread`` moves it.
         degrees: v before ``log_degrees`` moves it.
     """
 
@@ -64,7 +68,7 @@ class Discriminant(Conjugate):
             return plain
         task, tasks = batch["task"], int(batch["task"].max()) + 1
         residuals, counts = _residuals(features["bank"], batch)
-        spread = _of_tasks(head["log_spread"].exp() * self.spread, tasks)
+        spread = LEAST_SPREAD + _of_tasks(head["log_spread"].exp() * self.spread, tasks)
         degrees = _of_tasks(head["log_degrees"].exp() * self.degrees, tasks)
         whitener = _whitener(residuals, batch["support_task"], spread)
         u, left_out = _own(residuals, counts, batch["own"])

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from compare import load
-from methods import BUDGETS, ENCODER_STEPS
+from methods import BUDGETS
 from suites import Suite, load_suite
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -104,8 +104,8 @@ def work(suite: Suite, seed: int) -> Iterator[Work]:
         return pooled().revised(replace(settings, steps=0, tau=tau), dev=suite.dev, scorer=scorer)
 
     def encoded(steps: int) -> MetaPosterior:
-        own = replace(settings, amortization="encoder", max_steps=ENCODER_STEPS, steps=steps)
-        return meta_fit(suite.train, backbone, dev=suite.dev, settings=own, start=theta())
+        own = replace(settings, amortization="encoder", steps=steps)
+        return meta_fit(suite.train, backbone, dev=suite.dev, settings=own)
 
     for scorer in ("similarity", "conjugate", "discriminant"):
         yield f"pooled rows alone, {scorer}", partial(scored, scorer, POINT)

@@ -3,7 +3,8 @@
     python examples/meta_learning/compare.py clinc150 fdu_mtl --data DATA_ROOT --out results
 
 Each method, fold and seed is a file in OUT/SUITE, written when it is done; what is there is not
-done again. DATA_ROOT is described in suites.py.
+done again unless the budget or the choices in methods.py have changed. DATA_ROOT is described in
+suites.py.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from methods import BUDGETS, NAMES, WITHOUT_SUPPORT, Learner, Predict
+from methods import BUDGETS, NAMES, WITHOUT_SUPPORT, Learner, Predict, protocol
 from suites import SEEDS, SUITES, Suite, TestTask, load_suite
 from table import write_table
 from transformers.utils import logging
@@ -82,7 +83,9 @@ def run_fold(
     """Run a fold's methods that have no file yet."""
     paths = {name: folder / f"{file_name(name)}-{suite.fold}-{seed}.json" for name in methods}
     missing = [
-        name for name, path in paths.items() if not path.exists() and not (seed and name in ONCE)
+        name
+        for name, path in paths.items()
+        if not done(path, suite) and not (seed and name in ONCE)
     ]
     if not missing:
         return
@@ -93,6 +96,7 @@ def run_fold(
         learned = time.perf_counter()
         cells = [cell for task in suite.test for cell in judge(task, suite.sizes, name, predict)]
         result = {"suite": suite.name, "fold": suite.fold, "seed": seed, "method": name}
+        result |= {"protocol": protocol(suite)}
         result |= {"chosen": learner.chosen.get(name), "dtype": str(dtype)}
         result |= {"seconds": {"learning": round(learned - started, 1)}}
         result["seconds"]["testing"] = round(time.perf_counter() - learned, 1)
@@ -100,10 +104,15 @@ def run_fold(
         print(f"{suite.name} {suite.fold} seed {seed} {name}: {summary(cells)}", flush=True)
 
 
+def done(path: Path, suite: Suite) -> bool:
+    """Say whether a result is there, and of the protocol as it is now."""
+    return path.exists() and json.loads(path.read_text())["protocol"] == protocol(suite)
+
+
 def chosen_before(suite: Suite, methods: Sequence[str], folder: Path) -> dict[str, Any]:
     """Read what the first seed chose on the meta-dev tasks; the other seeds keep it."""
     paths = {name: folder / f"{file_name(name)}-{suite.fold}-0.json" for name in methods}
-    runs = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    runs = {n: json.loads(path.read_text()) for n, path in paths.items() if done(path, suite)}
     return {name: run["chosen"] for name, run in runs.items() if run["chosen"]}
 
 

@@ -2,11 +2,13 @@
 
 All start from the same backbone with the same adapter, see the same support sets and queries, and
 are tuned on the same meta-dev tasks: how many steps to take on a new task is chosen there, and so
-is how sure the scorer makes (the last but `lora` and `zero-shot`, which see no other task).
+is how sure the scorer makes (but for `zero-shot`, and for `lora`, which stays as sure as it is).
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,13 @@ from bayes_lora import Posterior
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example
 from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
+from bayes_lora.meta.development import dev_nll
+from bayes_lora.meta.episodes import development_episodes
+from bayes_lora.meta.meta_fit import POOLED
 
 DRAWS = 3
-STEPS = (4, 12)  # on a new task, chosen among on meta-dev
-STEPS_ALONE = (12, 40)  # from an adapter that knows nothing
+STEPS = (0, 4, 12)  # on a new task, chosen among on meta-dev
+STEPS_ALONE = (4, 12, 40)  # from an adapter that knows nothing
 PUBLISHED_RATES = ((1e-5, 5e-5), (2e-3, 1e-3))  # of a task's weights and theta's; the paper's first
 Predict = Callable[[Sequence[Sequence[Example]], Sequence[Example]], list[np.ndarray]]
 
@@ -29,7 +34,8 @@ class Budget:
     """How long a suite trains.
 
     Args:
-        max_steps: Meta-steps; half as many for methods whose own take steps too, and so cost more.
+        max_steps: Meta-steps; half as many for Reptile and ABMLL as published, each of whose takes
+            three or five gradient steps.
         tasks_per_step: Tasks side by side in one.
         support: Sizes of support sets in training episodes.
         query: Queries in one.
@@ -56,14 +62,21 @@ class Budget:
 
 BUDGETS = {
     "class_to_class": Budget(80, 8, (16,), 24, 96),
-    "multiple_choice": Budget(60, 7, (4, 16), 16, 96),
+    "multiple_choice": Budget(60, 7, (0, 4, 16), 16, 96),
     "fdu_mtl": Budget(120, 5, (1, 4), 16, 64),
     "clinc150": Budget(90, 5, (1, 5), 24, 48),
-    "unifiedqa": Budget(60, 2, (4, 16), 24, 96),
+    "unifiedqa": Budget(60, 2, (0, 4, 16), 24, 96),
 }
-ENCODER_STEPS = 40  # beyond theta's own training
 # Steps on a training task's support, whose sets are then the smallest.
 TRAIN_STEPS = 3
+JUDGED = 4  # steps on meta-dev tasks while ABMLL trains
+
+
+def protocol(suite: Suite) -> dict[str, Any]:
+    """Describe what a method's result depends on, besides the method, the fold and the seed."""
+    described = asdict(BUDGETS[suite.name])
+    described |= {"draws": DRAWS, "steps": STEPS, "steps alone": STEPS_ALONE}
+    return json.loads(json.dumps(described | {"training steps": TRAIN_STEPS, "judged": JUDGED}))
 
 
 class Learner:
@@ -122,13 +135,17 @@ class Learner:
             tasks, self.backbone, dev=dev, scorer=scorer, settings=settings, start=start
         )
 
-    def stepwise(self, name: str, method: str) -> MetaPosterior:
-        """Meta-fit a baseline that takes steps in training too."""
-        smallest = min(self.budget.support)
-        episodes = EpisodeSettings((smallest,), self.budget.query, self.suite.per_class)
+    def stepwise(self, name: str, method: str, share: float = 1.0) -> MetaPosterior:
+        """Meta-fit a baseline that takes steps in training too, for a share of the meta-steps."""
+        episodes = EpisodeSettings((self.smallest,), self.budget.query, self.suite.per_class)
         changes = {"steps": TRAIN_STEPS, "train_steps": TRAIN_STEPS, "episodes": episodes}
-        changes["max_steps"] = self.budget.max_steps // 2
+        changes["max_steps"] = int(share * self.budget.max_steps)
         return self.tuned(name, self.fit(method, **changes))
+
+    @property
+    def smallest(self) -> int:
+        """The smallest support that is one."""
+        return min(size for size in self.budget.support if size)
 
     def once(self, name: str, make: Callable[[], MetaPosterior]) -> MetaPosterior:
         """Make something that several methods use, the first time it is asked for."""
@@ -158,24 +175,41 @@ class Learner:
 
     def alone(self) -> MetaPosterior:
         """LoRA on the support set; from other tasks, how many steps to take and how sure to be."""
-        start = self.fit("lora", steps=0)
-        return self.once("lora", lambda: self.tuned("lora", start, STEPS_ALONE))
+        return self.tuned("lora + temperature", self.fit("lora", steps=0), STEPS_ALONE)
 
     def alone_as_it_is(self) -> MetaPosterior:
-        """LoRA on the support set, as sure as it comes out."""
-        settings = self.alone().config.settings
-        tasks = self.suite.train
-        return meta_fit(tasks, self.backbone, scorer="similarity", settings=settings)
+        """LoRA on the support set, as sure as it comes out; its steps are chosen as such."""
+        settings = self.budget.settings(self.suite, self.seed, "lora")
+        tried = []
+        for steps in STEPS_ALONE:
+            own = replace(settings, steps=steps)
+            made = meta_fit(self.suite.train, self.backbone, scorer="similarity", settings=own)
+            asked = development_episodes(
+                made.module.hierarchy.model, self.suite.dev, settings.episodes
+            )
+            tried.append(MetaPosterior(made.module, made.config, dev_nll(made.module, asked)))
+        return min(tried, key=lambda one: one.dev_nll or 0.0)
 
     def multi_task(self) -> MetaPosterior:
         """One adapter for all training tasks."""
+        return self.once("multi-task", partial(self.pooled, 1.0))
+
+    def pooled(self, share: float) -> MetaPosterior:
+        """Fit one adapter to all training tasks' rows, for a share of the meta-steps."""
         episodes = EpisodeSettings((0,), self.budget.query, self.suite.per_class)
-        return self.once("multi-task", lambda: self.fit("multi-task", steps=0, episodes=episodes))
+        steps = int(share * self.budget.max_steps)
+        return self.fit("multi-task", steps=0, episodes=episodes, max_steps=steps)
 
     def published(self) -> MetaPosterior:
         """ABMLL as published, with its learning rates or with ours."""
         known = self.known.get("abmll, as published", {}).get("learning_rate")
-        changes = {"steps": 5, "train_steps": 5, "max_steps": self.budget.max_steps // 2}
+        sizes = tuple(size for size in self.budget.support if size)
+        changes = {
+            "steps": 5,
+            "train_steps": 5,
+            "max_steps": self.budget.max_steps // 2,
+            "episodes": EpisodeSettings(sizes, self.budget.query, self.suite.per_class),
+        }
         tried = [
             self.fit("abmll-published", learning_rate=inner, meta_learning_rate=outer, **changes)
             for inner, outer in PUBLISHED_RATES
@@ -183,27 +217,30 @@ class Learner:
         ]
         return min(tried, key=lambda one: one.dev_nll or 0.0)
 
+    def abmll(self, scorer: str, **changes: Any) -> MetaPosterior:
+        """Meta-fit ABMLL as by default: most steps on pooled rows, which are made once."""
+        start = self.once("pooled", partial(self.pooled, POOLED))
+        rest = self.budget.max_steps - start.config.settings.max_steps
+        return self.fit("abmll", scorer, start=start, max_steps=rest, **changes)
+
+    def scorer(self) -> str:
+        """Choose ABMLL's scorer on the meta-dev tasks, before any episode."""
+        if "abmll, gradient" in self.known:
+            return str(self.known["abmll, gradient"]["scorer"])
+        start = self.once("pooled", partial(self.pooled, POOLED))
+        tried = [
+            self.revised(start, 0, scorer, method="abmll")
+            for scorer in ("discriminant", "similarity")
+        ]
+        return scorer_of(min(tried, key=lambda one: one.dev_nll or 0.0))
+
     def gradient(self) -> MetaPosterior:
-        """ABMLL by gradient; theta's mean is learned from the rows of all tasks.
-
-        The scorer is chosen before the number of steps, which may be none.
-        """
-        return self.once("gradient", self._gradient)
-
-    def _gradient(self) -> MetaPosterior:
-        name = "abmll, gradient"
-        known = self.known.get(name)
-        scorers = [known["scorer"]] if known else ["discriminant", "similarity"]
-        start = self.multi_task()
-        tried = [self.revised(start, 0, scorer, method="abmll") for scorer in scorers]
-        best = min(tried, key=lambda one: one.dev_nll or 0.0)
-        return self.tuned(name, best, (0, *STEPS))
+        """ABMLL by gradient."""
+        return self.tuned("abmll, gradient", self.abmll(self.scorer(), steps=JUDGED))
 
     def encoder(self) -> MetaPosterior:
-        """ABMLL by encoder, from the same theta and with the same scorer."""
-        start = self.gradient()
-        changes = {"amortization": "encoder", "max_steps": ENCODER_STEPS}
-        return self.fit("abmll", scorer_of(start), start=start, **changes)
+        """ABMLL by encoder, with the same scorer."""
+        return self.abmll(self.scorer(), amortization="encoder")
 
 
 METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
@@ -215,7 +252,7 @@ METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
     "multi-task, then support": lambda own: own.tuned("multi-task, then support", own.multi_task()),
     "multi-task + conjugate head": lambda own: own.revised(own.multi_task(), 0, "conjugate"),
     "multi-task + discriminant head": lambda own: own.revised(own.multi_task(), 0, "discriminant"),
-    "reptile": lambda own: own.stepwise("reptile", "reptile"),
+    "reptile": lambda own: own.stepwise("reptile", "reptile", 0.5),
     "first-order MAML": lambda own: own.stepwise("first-order MAML", "fomaml"),
     "abmll, as published": Learner.published,
     "abmll, gradient": Learner.gradient,
