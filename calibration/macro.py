@@ -31,7 +31,12 @@ class Estimate(NamedTuple):
 
 
 def macro_interval(
-    values: ArrayLike, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+    values: ArrayLike,
+    *,
+    these_tasks: bool = False,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
 ) -> Estimate:
     """The mean over tasks of the mean over seeds, with an interval over tasks and seeds.
 
@@ -40,6 +45,9 @@ def macro_interval(
     tasks and, of each task, the choice of its seeds (of support samples, say) and whatever else
     differs between its values. Seeds belong to a task: one seed number in two tasks is two
     samples. So it does not cover what all values share, such as the one trained model behind them.
+    Where a method was trained several times, give the runs an axis of their own: they are drawn
+    again first, the same ones for all tasks. Of two or three runs no draw tells much; the interval
+    is then too narrow as far as runs differ.
 
     With few tasks it is too narrow, as every percentile bootstrap over them (of normal values with
     one seed, a nominal 95 % interval covers the truth 83 % of the time with five tasks, 90 % with
@@ -47,18 +55,21 @@ def macro_interval(
     spread of the tasks' means has the spread of seeds in it already.
 
     Args:
-        values: [tasks, seeds], a metric's values. NaN marks a missing one; tasks may have
-            different numbers of seeds, and each task counts the same.
+        values: [tasks, seeds] or [tasks, runs, seeds], a metric's values. NaN marks a missing
+            one; tasks may have different numbers of seeds, and each task counts the same.
+        these_tasks: Draw runs and seeds alone: the interval is of the mean over these very tasks,
+            and there may be few of them.
         resamples: How many times tasks and seeds are drawn again.
         level: The share of the resampled means between the two ends, between 0 and 1.
         seed: Fixes the draws.
 
     Returns:
-        The mean in the metric's units, and the ends: None for fewer than `LEAST_TASKS` tasks.
+        The mean in the metric's units, and the ends: None for fewer than `LEAST_TASKS` tasks,
+        unless it is of these.
 
     Raises:
-        ParameterError: For `values` that are no numbers in two dimensions, or infinite; for
-            `resamples` below 1 or a `level` outside (0, 1).
+        ParameterError: For `values` that are no numbers in two or three dimensions, or infinite;
+            for `resamples` below 1 or a `level` outside (0, 1).
         UndefinedMetricError: If every value is missing.
 
     Source: Davison and Hinkley, "Bootstrap methods and their application", 1997, section 3.8
@@ -66,13 +77,13 @@ def macro_interval(
     """
     check_settings(resamples, level)
     table = _table(values, "values")
-    known = table[~np.isnan(table).all(axis=1)]
+    known = table[~np.isnan(table).all(axis=(1, 2))]
     if len(known) == 0:
         raise UndefinedMetricError("every value is missing; a mean over tasks needs at least one")
-    value = float(np.nanmean(known, axis=1).mean())
-    if len(known) < LEAST_TASKS:
+    value = float(np.nanmean(known, axis=(1, 2)).mean())
+    if len(known) < LEAST_TASKS and not these_tasks:
         return Estimate(value, None, None)
-    means = _resampled_means(known, resamples, np.random.default_rng(seed))
+    means = _resampled_means(known, resamples, np.random.default_rng(seed), these_tasks)
     return Estimate(value, *percentile_interval(means, level))
 
 
@@ -80,6 +91,7 @@ def paired_difference(
     values_a: ArrayLike,
     values_b: ArrayLike,
     *,
+    these_tasks: bool = False,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
@@ -92,16 +104,18 @@ def paired_difference(
     covers and what not is said there: one fit of each method, two trained models, stay as they are.
 
     Args:
-        values_a: [tasks, seeds], the first method's values; NaN where missing.
-        values_b: [tasks, seeds], the second one's, of the same tasks and seeds. A value that is
-            missing in either is left out of both.
+        values_a: [tasks, seeds] or [tasks, runs, seeds], the first method's values; NaN where
+            missing.
+        values_b: The second one's, of the same tasks, runs and seeds. A value that is missing in
+            either is left out of both.
+        these_tasks: As for `macro_interval`.
         resamples: How many times tasks and seeds are drawn again.
         level: The share of the resampled means between the two ends, between 0 and 1.
         seed: Fixes the draws.
 
     Returns:
         The mean of a minus b in the metric's units, and the ends: None for fewer than
-        `LEAST_TASKS` tasks that both have.
+        `LEAST_TASKS` tasks that both have, unless it is of these.
 
     Raises:
         ParameterError: For arrays of different shapes, and as `macro_interval`.
@@ -110,40 +124,62 @@ def paired_difference(
     Source: as `macro_interval`.
     """
     first, second = _table(values_a, "values_a"), _table(values_b, "values_b")
-    if first.shape != second.shape:
+    if np.shape(values_a) != np.shape(values_b):
         raise ParameterError(
-            f"values_a is {first.shape} and values_b {second.shape}; give both for the same tasks "
-            "and seeds, with NaN where one has no value"
+            f"values_a is {np.shape(values_a)} and values_b {np.shape(values_b)}; give both for "
+            "the same tasks and seeds, with NaN where one has no value"
         )
-    return macro_interval(first - second, resamples=resamples, level=level, seed=seed)
+    return macro_interval(
+        first - second, these_tasks=these_tasks, resamples=resamples, level=level, seed=seed
+    )
 
 
 def _table(values: ArrayLike, name: str) -> Floats:
-    """The values as float64 [tasks, seeds]."""
+    """The values as float64 [tasks, runs, seeds]."""
     try:
         table = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ParameterError(f"{name} are not numbers in rows of one length ({error})") from error
-    if table.ndim != 2:
-        raise ParameterError(f"{name} have {table.ndim} dimension(s); give tasks x seeds")
+    if table.ndim not in (2, 3):
+        raise ParameterError(
+            f"{name} have {table.ndim} dimension(s); give tasks x seeds, or tasks x runs x seeds"
+        )
     if np.isinf(table).any():
         raise ParameterError(f"{name} hold infinity; give NaN where a value is missing")
-    return table
+    return table if table.ndim == 3 else table[:, np.newaxis]
 
 
-def _resampled_means(values: Floats, resamples: int, generator: np.random.Generator) -> Floats:
+def _resampled_means(
+    values: Floats, resamples: int, generator: np.random.Generator, these_tasks: bool
+) -> Floats:
     """The mean on each resample, float64 [resamples]; every task has a value."""
+    tasks, runs, seeds = values.shape
+    if runs == 1 and not these_tasks:
+        step = max(1, CELLS // values.size)
+        sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
+        return np.concatenate([_means(values[:, 0], n, generator, False) for n in sizes])
+    means = []
+    for _ in range(resamples):
+        drawn = values[:, generator.integers(runs, size=runs)].reshape(tasks, runs * seeds)
+        known = drawn[~np.isnan(drawn).all(axis=1)]  # a task may have values of other runs only
+        if len(known):
+            means.append(_means(known, 1, generator, these_tasks))
+    return np.concatenate(means)
+
+
+def _means(
+    values: Floats, resamples: int, generator: np.random.Generator, these_tasks: bool
+) -> Floats:
+    """The mean on resamples of tasks and seeds, at once; values are [tasks, seeds]."""
     counts = (~np.isnan(values)).sum(axis=1)
     known_first = np.sort(values, axis=1)  # NaN goes last
     tasks, seeds = values.shape
-    step = max(1, CELLS // values.size)
-    parts = []
-    for start in range(0, resamples, step):
-        rows = generator.integers(tasks, size=(min(step, resamples - start), tasks))
-        own = counts[rows]
-        picks = (generator.random((*rows.shape, seeds)) * own[..., None]).astype(np.int64)
-        drawn = known_first[rows[..., None], picks]
-        # A task draws as many seeds as it has, and no more.
-        drawn[np.arange(seeds) >= own[..., None]] = 0
-        parts.append((drawn.sum(axis=2) / own).mean(axis=1))
-    return np.concatenate(parts)
+    rows = generator.integers(tasks, size=(resamples, tasks))
+    if these_tasks:
+        rows = np.broadcast_to(np.arange(tasks), rows.shape)
+    own = counts[rows]
+    picks = (generator.random((*rows.shape, seeds)) * own[..., None]).astype(np.int64)
+    drawn = known_first[rows[..., None], picks]
+    # A task draws as many seeds as it has, and no more.
+    drawn[np.arange(seeds) >= own[..., None]] = 0
+    return (drawn.sum(axis=2) / own).mean(axis=1)

@@ -17,7 +17,7 @@ from bayes_lora.effects import Normal
 from bayes_lora.meta.hierarchy import task_rows
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
-from bayes_lora.scorers import Conjugate, Discriminant, LabelledRows, Row
+from bayes_lora.scorers import Batch, Conjugate, Discriminant, LabelledRows, Row
 from bayes_lora.scorers.discriminant import LEAST_SPREAD
 
 Array = NDArray[np.float64]
@@ -115,6 +115,12 @@ class Setup:
         starts = [getattr(self.scorer, name) for name in names]
         head = Weights(*[start * np.exp(log) for start, log in zip(starts, logs, strict=True)])
         return replace(head, spread=head.spread + LEAST_SPREAD)
+
+    def model_features(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Embeddings under the first draw."""
+        first = {name: value[:1] for name, value in self.draws.items()}
+        with torch.no_grad(), self.model.under(first):
+            return self.scorer.features(self.backbone, batch)
 
     def expected(
         self, rows: Sequence[Row], support: Sequence[tuple[Row, int]], draw: int
@@ -284,6 +290,23 @@ def test_without_support_it_is_similarity_to_centred_options(
     scored = setup.scored(rows, [LabelledRows()])
     difference = scored - (similarity - lengths)
     np.testing.assert_allclose(difference, difference[:, :1].repeat(num_options, 1), atol=1e-9)
+
+
+def test_single_precision_is_enough_where_the_spread_is_least() -> None:
+    """Leaving a row out subtracts nearly equal numbers when l is small."""
+    setup = Setup(Discriminant)
+    setup.draws["head.log_spread"] = torch.full_like(setup.draws["head.log_spread"], -10.0)
+    support = fixed_labels(setup, 12, 3)
+    batch = setup.scorer.collate_tasks(setup.backbone, support.rows, [support], range(12))
+    features = setup.model_features(batch)
+    weights = {n: setup.draws[f"head.{n}"][:1] for n in setup.scorer.factors(8)}
+    exact = setup.scorer.score(features, batch, weights)
+    single = setup.scorer.score(
+        {name: value.float() for name, value in features.items()},
+        batch,
+        {name: value.float() for name, value in weights.items()},
+    )
+    np.testing.assert_allclose(single.numpy(), exact.numpy(), atol=0.02)
 
 
 def test_means_are_those_of_gaussian_conditioning() -> None:

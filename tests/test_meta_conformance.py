@@ -10,10 +10,13 @@ import torch
 from test_conformance import make_choices, make_task
 
 from bayes_lora import Task, load_backbone
-from bayes_lora.adapters import ADAPTERS
+from bayes_lora.adapters import ADAPTERS, LoRA
 from bayes_lora.data import Example
 from bayes_lora.errors import ConfigError, InputDataError, RunFolderError, UnsupportedError
 from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
+from bayes_lora.meta.development import dev_nll
+from bayes_lora.meta.episodes import development_episodes
+from bayes_lora.meta.meta_fit import POOLED
 from bayes_lora.meta.settings import AMORTIZATIONS, METHODS
 from bayes_lora.meta.theta import THETA_GUIDES
 
@@ -188,8 +191,88 @@ def test_the_weights_fitted_on_meta_dev_tasks_are_no_worse_there(backbones) -> N
     assert again.dev_nll == pytest.approx(found.dev_nll, abs=0.05)
 
 
+@pytest.mark.parametrize("method", ["lora", "abmll"])
+def test_the_dev_nll_is_that_of_what_is_returned(method: str, backbones) -> None:
+    """Steps would undo a temperature that they were taken under."""
+    settings = replace(SHORT, method=method, steps=40, learning_rate=0.02, train_steps=None)
+    backbone = load_backbone(backbones("tiny-encoder"))
+    found = meta_fit(TASKS[:2], backbone, dev=[NEW], scorer="similarity", settings=settings)
+    episodes = development_episodes(found.module.hierarchy.model, [NEW], settings.episodes)
+    assert found.dev_nll == pytest.approx(dev_nll(found.module, episodes), abs=1e-6)
+    shift = found.module.hierarchy.shift["log_scale"]
+    assert abs(float(shift)) > 0.1
+    (used,) = found.adapt(NEW.examples[:2]).own.head.values()
+    assert float(used - found.module.hierarchy.head["log_scale"]) == pytest.approx(float(shift))
+
+
+def test_theta_starts_from_pooled_rows_and_episodes_move_it(backbones) -> None:
+    backbone = load_backbone(backbones("tiny-encoder"))
+    settings = replace(SHORT, max_steps=4)
+    assert POOLED == 0.75
+    pooled = meta_fit(
+        TASKS,
+        backbone,
+        scorer="similarity",
+        settings=replace(
+            settings,
+            method="multi-task",
+            max_steps=3,
+            steps=0,
+            train_steps=0,
+            episodes=replace(settings.episodes, support=(0,)),
+        ),
+    )
+    found = meta_fit(TASKS, backbone, scorer="discriminant", settings=settings)
+    start = meta_fit(
+        TASKS,
+        backbone,
+        scorer="discriminant",
+        settings=replace(settings, max_steps=1),
+        start=pooled,
+    )
+    mean, other = found.module.theta.loc, start.module.theta.loc
+    assert all(torch.equal(mean[name], other[name]) for name in mean)
+    assert any(not torch.equal(mean[name], v) for name, v in pooled.module.theta.loc.items())
+
+
+def test_training_that_makes_it_worse_is_not_kept(backbones) -> None:
+    backbone = load_backbone(backbones("tiny-encoder"))
+    start = meta_fit(TASKS[:2], backbone, dev=[NEW], settings=SHORT)
+    wild = replace(SHORT, meta_learning_rate=100.0)
+    found = meta_fit(TASKS[:2], backbone, dev=[NEW], settings=wild, start=start)
+    assert all(
+        torch.equal(value, start.module.theta.loc[name])
+        for name, value in found.module.theta.loc.items()
+    )
+
+
+def test_theta_of_another_kind_can_be_started_from_and_of_another_rank_not(backbones) -> None:
+    backbone = load_backbone(backbones("tiny-encoder"))
+    point = meta_fit(TASKS, backbone, settings=SHORT)
+    wide = meta_fit(TASKS, backbone, settings=replace(SHORT, theta="mean-field"), start=point)
+    again = wide.revised(SHORT)
+    assert torch.equal(*(next(iter(found.module.theta.loc.values())) for found in (wide, again)))
+    with pytest.raises(ConfigError, match=r"other names or sizes.*rank"):
+        meta_fit(TASKS, backbone, settings=SHORT, start=point, adapter=LoRA(rank=3))
+
+
+def test_a_tau_that_is_not_learned_stays(backbones) -> None:
+    found = learn(backbones("tiny-encoder"), "discriminant", "gradient", theta="mean-field")
+    start = found.config.build(found.backbone).theta.state_dict()
+    scales = {n: v for n, v in found.module.theta.state_dict().items() if "log_scale_l" in n}
+    assert scales
+    assert all(torch.equal(value, start[name]) for name, value in scales.items())
+
+
+def test_without_steps_a_task_keeps_the_prior(backbones) -> None:
+    found = learn(backbones("tiny-encoder"), "discriminant", "gradient", steps=0)
+    prior, posterior = found.adapt().own.scale, found.adapt(NEW.examples[:4]).own.scale
+    assert all(torch.equal(prior[name], value) for name, value in posterior.items())
+
+
 def test_bad_input_is_refused(backbones) -> None:
     backbone = load_backbone(backbones("tiny-encoder"))
+    published = replace(SHORT, method="abmll-published")
     decoder = load_backbone(backbones("tiny-decoder"))
     encoder = MetaSettings(amortization="encoder")
     for error, match, call in (
@@ -197,6 +280,12 @@ def test_bad_input_is_refused(backbones) -> None:
         (InputDataError, "films", lambda: meta_fit(TASKS, backbone, dev=TASKS[:1])),
         (UnsupportedError, "class head", lambda: meta_fit(TASKS, backbone, scorer="class-head")),
         (UnsupportedError, "pooled", lambda: meta_fit(TASKS, decoder, settings=encoder)),
+        (
+            UnsupportedError,
+            "without a head that learns",
+            lambda: meta_fit(TASKS, backbone, scorer="discriminant", settings=published),
+        ),
+        (ConfigError, "size 0", lambda: replace(published, episodes=EpisodeSettings((0, 4)))),
         (ConfigError, "amortization", lambda: MetaSettings(amortization="magic")),
         (ConfigError, "method", lambda: MetaSettings(method="maml")),
         (ConfigError, "theta", lambda: MetaSettings(theta="nuts")),

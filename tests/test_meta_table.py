@@ -70,8 +70,19 @@ def test_means_and_gains_are_those_of_the_cells(table) -> None:
 def test_a_method_run_once_stands_for_every_meta_seed(table) -> None:
     cells = table.collect(make_runs())
     values = cells[FLOOR][1]
-    assert values.shape == (6, 4, 3)  # tasks, meta-seeds times support seeds, metrics
-    np.testing.assert_array_equal(values[:, :2], values[:, 2:])
+    assert values.shape == (6, 2, 2, 3)  # tasks, meta-seeds, support seeds, metrics
+    np.testing.assert_array_equal(values[:, 0], values[:, 1])
+
+
+def test_an_unfinished_method_does_not_stand_for_other_meta_seeds(table) -> None:
+    runs = [run for run in make_runs() if (run["method"], run["seed"]) != (OTHER, 1)]
+    assert np.isnan(table.collect(runs)[OTHER][1][:, 1]).all()
+
+
+def test_with_few_tasks_the_interval_is_over_seeds(table) -> None:
+    runs = [run for run in make_runs() if run["fold"] == "1"]
+    (row, _) = table.method_rows(OTHER, table.collect(runs))
+    assert row["nll gained"][1] < row["nll gained"][0] < row["nll gained"][2]
 
 
 def test_an_unfinished_method_has_the_cells_it_has(table) -> None:

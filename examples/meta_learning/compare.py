@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from methods import BUDGETS, NAMES, WITHOUT_SUPPORT, Learner, Predict, protocol
+from methods import BUDGETS, NAMES, ONCE, WITHOUT_SUPPORT, Learner, Predict, protocol
 from suites import SEEDS, SUITES, Suite, TestTask, load_suite
 from table import write_table
 from transformers.utils import logging
@@ -31,15 +31,6 @@ from calibration import accuracy, ece, nll
 
 # What is learned from other tasks is learned anew with each of these.
 META_SEEDS = {"fdu_mtl": (0, 1, 2), "clinc150": (0, 1, 2)}  # elsewhere with 0 alone
-# Nothing of these is learned from other tasks, but for how many steps to take and how sure to be.
-ONCE = (
-    "frequencies",
-    "zero-shot",
-    "frozen conjugate head",
-    "frozen discriminant head",
-    "lora",
-    "lora + temperature",
-)
 
 
 def main(suites: Sequence[str] = tuple(SUITES)) -> None:

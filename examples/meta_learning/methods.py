@@ -261,6 +261,15 @@ METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
 
 # Their predictions are the same whatever the support.
 WITHOUT_SUPPORT = ("zero-shot", "multi-task")
+# Nothing of these is learned from other tasks, but for how many steps to take and how sure to be.
+ONCE = (
+    "frequencies",
+    "zero-shot",
+    "frozen conjugate head",
+    "frozen discriminant head",
+    "lora",
+    "lora + temperature",
+)
 NAMES = ("frequencies", "zero-shot", *METHODS)
 
 

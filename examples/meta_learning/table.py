@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from methods import ONCE
 from suites import Suite
 
 from calibration import macro_interval, paired_difference
+from calibration.macro import LEAST_TASKS
 
 METRICS = ("accuracy", "nll", "ece")
 OURS = "abmll, gradient"
-Cells = dict[str, dict[int, np.ndarray]]  # by method and size: [tasks, seeds, metrics]
+# By method and size: [tasks, meta-training seeds, support seeds, metrics].
+Cells = dict[str, dict[int, np.ndarray]]
 
 
 def write_table(folder: Path, path: Path, folds: Sequence[Suite]) -> None:
@@ -53,42 +56,36 @@ def describe_fold(fold: Suite) -> dict[str, Any]:
 
 def collect(runs: Sequence[dict[str, Any]]) -> Cells:
     """Sort cells into arrays; what does not depend on the meta-training seed stands for all."""
+    cells = [(run, cell) for run in runs for cell in run["results"]]
     seeds = sorted({run["seed"] for run in runs})
-    found: dict[str, dict[int, dict[str, dict[tuple[int, int], list[float]]]]] = {}
-    for run in runs:
-        once = {r["seed"] for r in runs if r["method"] == run["method"]} == {0}
-        for cell in run["results"]:
-            task = (
-                found.setdefault(run["method"], {})
-                .setdefault(cell["size"], {})
-                .setdefault(cell["task"], {})
-            )
-            for seed in seeds if once else [run["seed"]]:
-                task[seed, cell["support_seed"]] = [cell[metric] for metric in METRICS]
-    tasks = sorted({cell["task"] for run in runs for cell in run["results"]})
-    keys = sorted(
-        {(s, cell["support_seed"]) for s in seeds for run in runs for cell in run["results"]}
-    )
-    empty = [np.nan] * len(METRICS)
-    return {
-        method: {
-            size: np.array([[by_task.get(t, {}).get(key, empty) for key in keys] for t in tasks])
-            for size, by_task in sizes.items()
-        }
-        for method, sizes in found.items()
-    }
+    tasks = sorted({cell["task"] for _, cell in cells})
+    supports = sorted({cell["support_seed"] for _, cell in cells})
+    found: Cells = {}
+    for run, cell in cells:
+        values = found.setdefault(run["method"], {}).setdefault(
+            cell["size"], np.full((len(tasks), len(seeds), len(supports), len(METRICS)), np.nan)
+        )
+        which = slice(None) if run["method"] in ONCE else seeds.index(run["seed"])
+        place = tasks.index(cell["task"]), which, supports.index(cell["support_seed"])
+        values[place] = [cell[metric] for metric in METRICS]
+    return found
 
 
 def method_rows(method: str, cells: Cells) -> list[dict[str, Any]]:
-    """Give a method's means with intervals, and ABMLL's minus its, by support size."""
+    """Give a method's means with intervals, and ABMLL's minus its, by support size.
+
+    Intervals are over tasks, meta-training seeds and support seeds; where there are fewer tasks
+    than an interval needs, over the seeds alone.
+    """
     rows = []
     for size, values in sorted(cells[method].items()):
         row: dict[str, Any] = {"method": method, "size": size}
+        few = len(values) < LEAST_TASKS
         for i, metric in enumerate(METRICS):
-            own = macro_interval(values[..., i])
+            own = macro_interval(values[..., i], these_tasks=few)
             row[metric] = [own.value, own.low, own.high]
             if method != OURS and size in cells.get(OURS, {}):
-                gain = paired_difference(cells[OURS][size][..., i], values[..., i])
+                gain = paired_difference(cells[OURS][size][..., i], values[..., i], these_tasks=few)
                 row[f"{metric} gained"] = [gain.value, gain.low, gain.high]
         rows.append(row)
     return rows

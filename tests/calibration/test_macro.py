@@ -95,6 +95,49 @@ def test_fewer_than_five_tasks_with_a_value_have_no_interval(rng):
     assert paired_difference(values, two_level(rng, 5, 3)).interval is None
 
 
+def three_level(rng, tasks, runs, seeds, of_runs, within):
+    """Values of true mean 0: a part of the task's, of the run (of all tasks), and of each seed."""
+    of_tasks = rng.normal(size=(tasks, 1, 1))
+    return (
+        of_tasks
+        + rng.normal(0, of_runs, (1, runs, 1))
+        + rng.normal(0, within, (tasks, runs, seeds))
+    )
+
+
+def test_an_interval_over_runs_covers_what_runs_share(rng):
+    """Run effects as large as tasks'. With the runs' values as seeds of tasks it would not."""
+    joint, apart = [], []
+    for trial in range(200):
+        values = three_level(rng, 10, 8, 3, 1.0, 0.5)
+        joint.append(macro_interval(values, resamples=300, seed=trial))
+        apart.append(macro_interval(values.reshape(10, -1), resamples=300, seed=trial))
+    assert 0.85 <= coverage(joint) <= 0.98
+    assert coverage(apart) < coverage(joint) - 0.05
+
+
+def test_of_these_tasks_the_interval_covers_the_mean_over_seeds(rng):
+    of_tasks = np.array([[-3.0], [0.0], [1.0], [2.0]])
+    found = [
+        macro_interval(
+            of_tasks + rng.normal(size=(4, 15)), these_tasks=True, resamples=300, seed=trial
+        )
+        for trial in range(300)
+    ]
+    assert 0.9 <= coverage(found) <= 0.98
+    assert np.mean([e.high - e.low for e in found]) < 1.5 * 2 * 1.96 / np.sqrt(60)
+
+
+def test_one_run_is_as_no_run_and_an_unfinished_one_is_left_out(rng):
+    values = three_level(rng, 8, 3, 4, 0.3, 0.3)
+    assert macro_interval(values[:, :1]) == macro_interval(values[:, 0])
+    values[2:, 1] = NAN
+    assert macro_interval(values).value == pytest.approx(
+        np.mean([np.nanmean(task) for task in values])
+    )
+    assert np.isfinite(macro_interval(values).interval).all()
+
+
 def test_the_seed_fixes_the_interval(rng):
     values = two_level(rng, 8, 3)
     assert macro_interval(values, seed=1) == macro_interval(values, seed=1)
@@ -126,7 +169,7 @@ def test_says_what_is_wrong(rng):
     values = two_level(rng, 6, 2)
     with pytest.raises(ParameterError, match=r"\(6, 2\) and values_b \(6, 1\).*NaN"):
         paired_difference(values, values[:, :1])
-    with pytest.raises(ParameterError, match=r"values_b have 1 dimension.*tasks x seeds"):
+    with pytest.raises(ParameterError, match=r"values_b have 1 dimension.*tasks x runs x seeds"):
         paired_difference(values, values[0])
     with pytest.raises(ParameterError, match="values hold infinity"):
         macro_interval([[np.inf, 1]])
