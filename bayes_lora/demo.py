@@ -34,6 +34,7 @@ INBOX_ROWS = 60  # of each, to learn from
 QUESTIONS = 50  # of each new one
 SUPPORT_SIZES = (0, 4, 16)  # in all
 HELD_OUT = 0.1  # of the inboxes to learn from, for meta-dev
+ALONE = 40  # steps of LoRA on the support alone, which starts from nothing
 # Fewer, smaller and shorter steps than the defaults, to be done in a minute.
 META = MetaSettings(
     max_steps=30,
@@ -95,8 +96,8 @@ def compare_support(out: Path, seed: int) -> None:
     settings = replace(META, seed=seed)
     abmll = meta_fit(train, load_backbone(MINILM), dev=dev, settings=settings, progress=True)
     abmll.save_pretrained(out / "abmll")
-    alone = replace(settings, method="lora")
-    lora = meta_fit(train, load_backbone(MINILM), scorer="similarity", settings=alone)
+    alone = replace(settings, method="lora", steps=ALONE)
+    lora = meta_fit(train, load_backbone(MINILM), dev=dev, scorer="similarity", settings=alone)
     files = [out / "abmll.jsonl", out / "lora-on-support-alone.jsonl"]
     for learned, file in zip((abmll, lora), files, strict=True):
         _answer(learned, new, test, file, seed)
