@@ -6,7 +6,7 @@ is how sure the scorer makes (but for `zero-shot`, and for `lora`, which stays a
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -63,7 +63,7 @@ class Budget:
 BUDGETS = {
     "class_to_class": Budget(80, 8, (16,), 24, 96),
     "multiple_choice": Budget(60, 7, (0, 4, 16), 16, 96),
-    "fdu_mtl": Budget(120, 5, (1, 4), 16, 64),
+    "fdu_mtl": Budget(120, 5, (1, 4), 16, 48),
     "clinc150": Budget(90, 5, (1, 5), 24, 48),
     "unifiedqa": Budget(60, 2, (0, 4, 16), 24, 96),
 }
@@ -156,14 +156,13 @@ class Learner:
     def tuned(
         self, name: str, learned: MetaPosterior, choices: tuple[int, ...] = STEPS
     ) -> MetaPosterior:
-        """Take the number of steps that does best on the meta-dev tasks.
+        """Take more steps for as long as that does better on the meta-dev tasks.
 
         They are asked with the suite's own episodes, whatever the training's were.
         """
         if name in self.known:
             choices = (self.known[name]["steps"],)
-        tried = [self.revised(learned, steps) for steps in choices]
-        return min(tried, key=lambda one: one.dev_nll or 0.0)
+        return last_better(self.revised(learned, steps) for steps in choices)
 
     def revised(
         self, learned: MetaPosterior, steps: int, scorer: str | None = None, **changes: Any
@@ -179,16 +178,14 @@ class Learner:
 
     def alone_as_it_is(self) -> MetaPosterior:
         """LoRA on the support set, as sure as it comes out; its steps are chosen as such."""
-        settings = self.budget.settings(self.suite, self.seed, "lora")
-        tried = []
-        for steps in STEPS_ALONE:
-            own = replace(settings, steps=steps)
-            made = meta_fit(self.suite.train, self.backbone, scorer="similarity", settings=own)
-            asked = development_episodes(
-                made.module.hierarchy.model, self.suite.dev, settings.episodes
-            )
-            tried.append(MetaPosterior(made.module, made.config, dev_nll(made.module, asked)))
-        return min(tried, key=lambda one: one.dev_nll or 0.0)
+        return last_better(map(self._alone_for, STEPS_ALONE))
+
+    def _alone_for(self, steps: int) -> MetaPosterior:
+        settings = self.budget.settings(self.suite, self.seed, "lora", steps=steps)
+        made = meta_fit(self.suite.train, self.backbone, scorer="similarity", settings=settings)
+        model, dev = made.module.hierarchy.model, self.suite.dev
+        asked = development_episodes(model, dev, settings.episodes)
+        return MetaPosterior(made.module, made.config, dev_nll(made.module, asked))
 
     def multi_task(self) -> MetaPosterior:
         """One adapter for all training tasks."""
@@ -271,6 +268,17 @@ ONCE = (
     "lora + temperature",
 )
 NAMES = ("frequencies", "zero-shot", *METHODS)
+
+
+def last_better(tried: Iterable[MetaPosterior]) -> MetaPosterior:
+    """Go on for as long as the meta-dev NLL gets better; give the best."""
+    rest = iter(tried)
+    best = next(rest)
+    for one in rest:
+        if (one.dev_nll or 0.0) >= (best.dev_nll or 0.0):
+            break
+        best = one
+    return best
 
 
 def scorer_of(learned: MetaPosterior) -> str:
