@@ -63,7 +63,7 @@ class Budget:
 BUDGETS = {
     "class_to_class": Budget(80, 8, (16,), 24, 96),
     "multiple_choice": Budget(60, 7, (0, 4, 16), 16, 96),
-    "fdu_mtl": Budget(120, 5, (1, 4), 16, 48),
+    "fdu_mtl": Budget(120, 5, (1, 4), 16, 64),
     "clinc150": Budget(90, 5, (1, 5), 24, 48),
     "unifiedqa": Budget(60, 2, (0, 4, 16), 24, 96),
 }
