@@ -69,21 +69,7 @@ def meta_fit(
     settings = settings or MetaSettings()
     _check_tasks(tasks, dev)
     name = scorer or default_meta_scorer(backbone, settings.method)
-    if name == "class-head":
-        raise UnsupportedError(
-            "A class head knows one label set and cannot be carried to new tasks: use discriminant "
-            "or similarity for an encoder, likelihood for a language model."
-        )
-    config = MetaConfig(
-        scorer=make_scorer(name, backbone, tasks),
-        adapter=adapter or LoRA(),
-        settings=settings,
-        tasks=tuple(task.name for task in tasks),
-        dev_tasks=tuple(task.name for task in dev),
-        label_sets=label_sets(tasks),
-    )
-    for task in (*tasks, *dev):
-        check_scorable(config.scorer, backbone, task.examples)
+    config = _config(tasks, dev, backbone, name, adapter or LoRA(), settings)
     module = config.build(backbone)
     pooled = int(POOLED * settings.max_steps) if settings.method == "abmll" and not start else 0
     if pooled:
@@ -110,6 +96,33 @@ def meta_fit(
         train(module, tasks, held_out, rest, progress=progress)
     nll = fit_shift(module.eval(), held_out) if dev else None
     return MetaPosterior(module, config, nll)
+
+
+def _config(
+    tasks: Sequence[Task],
+    dev: Sequence[Task],
+    backbone: Backbone,
+    scorer: str,
+    adapter: Adapter,
+    settings: MetaSettings,
+) -> MetaConfig:
+    """Say what is to be fitted, and check that its scorer can score the tasks."""
+    if scorer == "class-head":
+        raise UnsupportedError(
+            "A class head knows one label set and cannot be carried to new tasks: use discriminant "
+            "or similarity for an encoder, likelihood for a language model."
+        )
+    config = MetaConfig(
+        scorer=make_scorer(scorer, backbone, tasks),
+        adapter=adapter,
+        settings=settings,
+        tasks=tuple(task.name for task in tasks),
+        dev_tasks=tuple(task.name for task in dev),
+        label_sets=label_sets(tasks),
+    )
+    for task in (*tasks, *dev):
+        check_scorable(config.scorer, backbone, task.examples)
+    return config
 
 
 def _part(settings: MetaSettings, steps: int) -> MetaSettings:

@@ -32,12 +32,7 @@ class Discriminant(Conjugate):
     one example of every option W and f are zero, and the two scorers are the same.
 
     Args:
-        pooling: ``mean`` over the tokens, the ``first`` token or the ``last``.
-        scale: s before ``log_scale`` moves it.
-        gain: g before ``log_gain`` moves it.
-        count: c before ``log_count`` moves it.
-        concentration: a before ``log_concentration`` moves it.
-        support: The task's labelled examples; none in a model of many tasks.
+        **conjugate: The arguments of ``Conjugate``.
         spread: l above ``LEAST_SPREAD``, before ``log_spread`` moves it.
         degrees: v before ``log_degrees`` moves it.
     """

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from compare import load
-from methods import BUDGETS
+from methods import BUDGETS, Learner
 from suites import Suite, load_suite
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -30,8 +30,8 @@ from bayes_lora.meta import MetaPosterior, meta_fit
 BASE = "default"
 POINT = 1e-3  # a tau at which draws are all alike
 TRAINED: dict[str, dict[str, Any]] = {
-    "1 step in training": {"train_steps": 1},
-    "tau learned, 1 step in training": {"train_steps": 1, "learn_tau": True},
+    "no step in training": {"train_steps": 0},
+    "tau learned": {"learn_tau": True},
     "mean-field theta": {"theta": "mean-field"},
     "half as many meta-steps": {"max_steps": 0.5},
     "twice as many meta-steps": {"max_steps": 2.0},
@@ -78,15 +78,7 @@ def work(suite: Suite, seed: int) -> Iterator[Work]:
     budget = BUDGETS[suite.name]
     settings = budget.settings(suite, seed, "abmll")
 
-    @cache
-    def pooled() -> MetaPosterior:
-        asked = replace(
-            settings,
-            method="multi-task",
-            episodes=replace(settings.episodes, support=(0,)),
-            steps=0,
-        )
-        return meta_fit(suite.train, backbone, dev=suite.dev, scorer="similarity", settings=asked)
+    learner = Learner(suite, backbone, seed)
 
     @cache
     def theta() -> MetaPosterior:
@@ -101,7 +93,8 @@ def work(suite: Suite, seed: int) -> Iterator[Work]:
         return theta().revised(replace(settings, **changes), dev=suite.dev)
 
     def scored(scorer: str, tau: float) -> MetaPosterior:
-        return pooled().revised(replace(settings, steps=0, tau=tau), dev=suite.dev, scorer=scorer)
+        own = replace(settings, steps=0, tau=tau)
+        return learner.multi_task().revised(own, dev=suite.dev, scorer=scorer)
 
     def encoded(steps: int) -> MetaPosterior:
         own = replace(settings, amortization="encoder", steps=steps)

@@ -8,7 +8,7 @@ is how sure the scorer makes (but for `zero-shot`, and for `lora`, which stays a
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class Learner:
         self.budget = BUDGETS[suite.name]
         self.known = chosen or {}
         self.chosen: dict[str, dict[str, Any]] = {}
-        self._made: dict[str, MetaPosterior] = {}
+        self._pooled: dict[float, MetaPosterior] = {}  # by share of the meta-steps
 
     def predict(self, method: str) -> Predict:
         """Learn a method, and return what answers queries after seeing supports."""
@@ -147,12 +147,6 @@ class Learner:
         """The smallest support that is one."""
         return min(size for size in self.budget.support if size)
 
-    def once(self, name: str, make: Callable[[], MetaPosterior]) -> MetaPosterior:
-        """Make something that several methods use, the first time it is asked for."""
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
-
     def tuned(
         self, name: str, learned: MetaPosterior, choices: tuple[int, ...] = STEPS
     ) -> MetaPosterior:
@@ -189,13 +183,17 @@ class Learner:
 
     def multi_task(self) -> MetaPosterior:
         """One adapter for all training tasks."""
-        return self.once("multi-task", partial(self.pooled, 1.0))
+        return self.pooled(1.0)
 
     def pooled(self, share: float) -> MetaPosterior:
-        """Fit one adapter to all training tasks' rows, for a share of the meta-steps."""
-        episodes = EpisodeSettings((0,), self.budget.query, self.suite.per_class)
-        steps = int(share * self.budget.max_steps)
-        return self.fit("multi-task", steps=0, episodes=episodes, max_steps=steps)
+        """Fit one adapter to all training tasks' rows, for a share of the meta-steps; once."""
+        if share not in self._pooled:
+            episodes = EpisodeSettings((0,), self.budget.query, self.suite.per_class)
+            steps = int(share * self.budget.max_steps)
+            self._pooled[share] = self.fit(
+                "multi-task", steps=0, episodes=episodes, max_steps=steps
+            )
+        return self._pooled[share]
 
     def published(self) -> MetaPosterior:
         """ABMLL as published, with its learning rates or with ours."""
@@ -215,29 +213,29 @@ class Learner:
         return min(tried, key=lambda one: one.dev_nll or 0.0)
 
     def abmll(self, scorer: str, **changes: Any) -> MetaPosterior:
-        """Meta-fit ABMLL as by default: most steps on pooled rows, which are made once."""
-        start = self.once("pooled", partial(self.pooled, POOLED))
+        """Meta-fit ABMLL as by default: most steps on pooled rows."""
+        start = self.pooled(POOLED)
         rest = self.budget.max_steps - start.config.settings.max_steps
         return self.fit("abmll", scorer, start=start, max_steps=rest, **changes)
 
+    @cached_property
     def scorer(self) -> str:
         """Choose ABMLL's scorer on the meta-dev tasks, before any episode."""
         if "abmll, gradient" in self.known:
             return str(self.known["abmll, gradient"]["scorer"])
-        start = self.once("pooled", partial(self.pooled, POOLED))
         tried = [
-            self.revised(start, 0, scorer, method="abmll")
+            self.revised(self.pooled(POOLED), JUDGED, scorer, method="abmll")
             for scorer in ("discriminant", "similarity")
         ]
         return scorer_of(min(tried, key=lambda one: one.dev_nll or 0.0))
 
     def gradient(self) -> MetaPosterior:
         """ABMLL by gradient."""
-        return self.tuned("abmll, gradient", self.abmll(self.scorer(), steps=JUDGED))
+        return self.tuned("abmll, gradient", self.abmll(self.scorer, steps=JUDGED))
 
     def encoder(self) -> MetaPosterior:
         """ABMLL by encoder, with the same scorer."""
-        return self.abmll(self.scorer(), amortization="encoder")
+        return self.abmll(self.scorer, amortization="encoder")
 
 
 METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
