@@ -116,6 +116,21 @@ def test_an_interval_over_runs_covers_what_runs_share(rng):
     assert coverage(apart) < coverage(joint) - 0.05
 
 
+def test_runs_that_are_asked_with_the_same_seeds_are_no_more_seeds(rng):
+    """Support samples move every run's value alike: three runs of five are not fifteen."""
+    of_tasks = np.array([[-3.0], [0.0], [1.0], [2.0]])
+    found, copies = [], []
+    for trial in range(200):
+        samples = of_tasks + rng.normal(size=(4, 5))
+        crossed = np.repeat(samples[:, np.newaxis], 3, axis=1)
+        settings = {"these_tasks": True, "resamples": 300, "seed": trial}
+        copies.append(macro_interval(crossed, **settings))
+        found.append(macro_interval(crossed + rng.normal(0, 0.1, (1, 3, 1)), **settings))
+    assert 0.78 <= coverage(found) <= 0.93
+    alone = macro_interval(samples, **settings)
+    assert copies[-1].interval == pytest.approx(alone.interval, abs=0.1)
+
+
 def test_of_these_tasks_the_interval_covers_the_mean_over_seeds(rng):
     of_tasks = np.array([[-3.0], [0.0], [1.0], [2.0]])
     found = [
