@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 
 from bayes_lora.adapters import ADAPTERS, Adapter
 from bayes_lora.cli_input import DTYPES, cut, given, load_named, read_data, warn, warnings
-from bayes_lora.data import TaskSet, check_disjoint, read, remove_overlap, split_tasks
+from bayes_lora.data import Task, TaskSet, check_disjoint, read, remove_overlap, split_tasks
 from bayes_lora.data.partition import read_partition
+from bayes_lora.data.spec import Request, find
 from bayes_lora.errors import ConfigError, InputDataError, RunFolderError, check_seed
 from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
 from bayes_lora.meta.adapted import Shots, write_adapted
@@ -112,28 +113,40 @@ def _shots(arguments: argparse.Namespace) -> Shots | None:
 
 
 def _read_parts(arguments: argparse.Namespace, seed: int) -> tuple[TaskSet, TaskSet]:
-    """Read the tasks to train on and the meta-dev tasks; no row is in both."""
-    if arguments.partition:
-        _check_partition(arguments)
+    """Read the tasks to train on and the meta-dev tasks.
+
+    No row is in both, nor in a task of the partition's part ``test``: gyms have many data sets
+    several times under different names.
+    """
+    test = _read_test(arguments) if arguments.partition else ()
     everything = read_data(arguments, arguments.data, "train", "train")
     if arguments.dev:
         tasks, dev = everything, _read_dev(arguments)
         check_disjoint(**{"--data": _names(tasks), "--dev": _names(dev)})
     else:
         tasks, dev = _hold_out(everything, seed)
-    apart = remove_overlap(tasks, dev, ())
-    number = apart.counts["train"]
-    removed = [f"{number} training row(s) dropped: meta-dev tasks have them too"] if number else []
-    warned = (*tasks.warnings, *removed, *apart.train.warnings)
-    return TaskSet(apart.train.tasks, warned), TaskSet(apart.dev.tasks, dev.warnings)
+    apart = remove_overlap(tasks, dev, test)
+    whose = "meta-dev or test" if test else "meta-dev"
+    return (
+        _counted(tasks, apart.train, apart.counts["train"], "training row(s)", whose),
+        _counted(dev, apart.dev, apart.counts["dev"], "meta-dev row(s)", "test"),
+    )
 
 
-def _check_partition(arguments: argparse.Namespace) -> None:
-    """Refuse a partition with a task to train or choose on that is one to be judged on."""
+def _counted(before: TaskSet, after: TaskSet, number: int, what: str, whose: str) -> TaskSet:
+    """Say first how many rows were removed, in all."""
+    removed = [f"{number} {what} dropped: {whose} tasks have them too"] if number else []
+    return TaskSet(after.tasks, (*before.warnings, *removed, *after.warnings))
+
+
+def _read_test(arguments: argparse.Namespace) -> list[Task]:
+    """Read all rows of the tasks to be judged on, and refuse to train or choose on such a task."""
     plan = read_partition(arguments.partition)
     plan.check_leaks(arguments.part or "train")
     if arguments.dev:
         plan.check_leaks("dev")
+    found = find(arguments.data, Request(partition=plan, part="test"))
+    return [rows for _, one in found for task in one.tasks for rows in task.splits.values()]
 
 
 def _read_dev(arguments: argparse.Namespace) -> TaskSet:

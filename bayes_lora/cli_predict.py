@@ -9,6 +9,7 @@ from typing import Any
 from bayes_lora.backbone import MINILM, Backbone
 from bayes_lora.cli_input import DTYPES, load_named
 from bayes_lora.data import Task, TaskSet
+from bayes_lora.data.spec import file_tasks
 from bayes_lora.errors import ConfigError
 from bayes_lora.meta import MetaPosterior
 from bayes_lora.meta.adapted import AdaptedRun
@@ -54,7 +55,7 @@ def load_run(arguments: argparse.Namespace) -> Run:
         return _of_posterior(Posterior.from_pretrained(folder, **loading))
     if kind == META_FILE:
         return _of_meta(MetaPosterior.from_pretrained(folder, **loading))
-    return _of_adapted(AdaptedRun.from_pretrained(folder, **loading))
+    return _of_adapted(AdaptedRun.from_pretrained(folder, **loading), file_tasks(arguments.data))
 
 
 def _of_posterior(posterior: Posterior) -> Run:
@@ -72,8 +73,9 @@ def _of_meta(source: MetaPosterior) -> Run:
     return replace(_of_posterior(source.adapt()), support=(0, None))
 
 
-def _of_adapted(run: AdaptedRun) -> Run:
-    """Each task's own posterior."""
+def _of_adapted(run: AdaptedRun, files: Iterable[str]) -> Run:
+    """Each task's own posterior; files' tasks must have one, since it knows their labels."""
+    run.check_has(files)
     config, shots = run.source.config, run.shots
     support = None if shots is None else (shots.size, shots.seed if shots.size else None)
     labels = {"label_sets": run.options}

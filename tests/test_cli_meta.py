@@ -164,6 +164,43 @@ def test_rows_shared_with_meta_dev_are_removed_and_counted(place: Workplace) -> 
     assert "films.csv, row 12" in error
 
 
+def test_rows_of_the_tasks_to_be_judged_on_are_removed_and_counted(place: Workplace) -> None:
+    """Gyms have data sets several times, under other names: test rows, and rows to adapt to."""
+    films = place.folder / "gym" / "films" / "films_6_13_train.tsv"
+    shared = [
+        (place.folder / "gym" / "songs" / f"songs_6_13_{split}.tsv").read_text().split("\t")[0]
+        for split in ("train", "test")
+    ]
+    films.write_text(films.read_text() + "".join(f"{text.upper()}\tgood\n" for text in shared))
+    status, error = _meta_fit(place)
+    assert status == 0, error
+    removed = re.findall(r"(\d) (?:training|meta-dev) row\(s\) dropped: .*test tasks have", error)
+    assert removed == ["2"]
+    assert "2 task(s), 24 rows" in place.out
+
+
+def test_a_file_that_was_not_adapted_to_is_named_before_it_is_read(meta: Workplace) -> None:
+    few = ["--data", "csv/songs.csv", "csv/days.csv", "--out", "own", "--support", "1"]
+    assert meta.run("adapt", "meta", *few)[0] == 0
+    meta.write_deep("new/song.csv", "text\na lively one\n")
+    status, error = meta.run("predict", "own", "--data", "new/song.csv", "--out", "p.jsonl")
+    assert status == 2
+    assert "no posterior of song: adapt to it (a file's task is called by" in error
+
+
+def test_options_borrowed_from_a_training_task_are_said(meta: Workplace) -> None:
+    known = json.loads((meta.folder / "meta" / "meta.json").read_text())["label_sets"]
+    rows = "".join(f"the {n}th one,{label}\n" for n, label in enumerate(known[0] * 2))
+    meta.write_deep("new/clinic.csv", "text,label\n" + rows)
+    data = ["--data", "new/clinic.csv", "--draws", "2", "--out"]
+    status, error = meta.run("predict", "meta", *data, "whole.jsonl")
+    assert (status, "warning" in error) == (0, False)
+    meta.write_deep("new/clinic.csv", f"text,label\nthe only one,{known[0][0]}\n")
+    status, error = meta.run("predict", "meta", *data, "part.jsonl")
+    assert status == 0
+    assert f"'{known[0][1]}' occurs nowhere in the file" in error
+
+
 def test_files_of_ones_own_without_labels_to_predict(meta: Workplace) -> None:
     """Each task is known by its file's name, and so are its labels."""
     few = ["--data", "csv/songs.csv", "csv/roads.csv", "--out", "own", "--support", "1"]

@@ -1,7 +1,7 @@
 """The command line's SPEC: which reader reads it, and which split of which tasks."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -147,11 +147,20 @@ def _find(spec: str, request: Request) -> Found:
         raise ConfigError(f"{spec!r}: a partition goes with crossfit:DIR only; leave it out")
     if match and match[2] and scheme in _SCHEMES:
         return _SCHEMES[scheme](match[2], request)
-    if Path(spec).suffix.lower() not in (".csv", ".jsonl"):
+    if not _is_file(spec):
         raise ConfigError(f"{spec!r}: cannot be read; the forms supported are {FORMS}")
     label_sets = _label_sets(Path(spec).stem, request.label_sets)
     task = read_tabular(spec, options=request.options, label_sets=label_sets)
     return Found((TaskSplits(task.name, task.kind, {_ROWS: task}),), _ROWS)
+
+
+def file_tasks(specs: Iterable[str]) -> list[str]:
+    """Name the tasks of those SPECs that are files of one's own, before they are read."""
+    return [Path(spec).stem for spec in specs if not _SCHEME.fullmatch(spec) and _is_file(spec)]
+
+
+def _is_file(spec: str) -> bool:
+    return Path(spec).suffix.lower() in (".csv", ".jsonl")
 
 
 def _label_sets(name: str, label_sets: LabelSets | None) -> Sequence[Sequence[str]] | None:

@@ -120,7 +120,7 @@ def _label_set(
     found = {_label(record, layout, needed=False) for record in records} - {""}
     covering = sorted((labels for labels in known if found <= set(labels)), key=len)
     if covering and (found or len(known) == 1):
-        return covering[0], ()
+        return covering[0], _guessed(covering[0], found) if len(known) > 1 else ()
     if not found:
         raise InputDataError(
             f"{name}: there are neither labels nor a column 'options', so that there is nothing "
@@ -129,6 +129,17 @@ def _label_set(
     own = _labels_found(records, layout, name, needed=False)
     of_run = f", not those of the run, {'; '.join(map(listed, known))}" if known else ""
     return own, (f"the options are the labels that occur in the file, {listed(own)}{of_run}",)
+
+
+def _guessed(labels: tuple[str, ...], found: set[str]) -> tuple[str, ...]:
+    """Warn of options that one of several tasks of a run has, and the file does not."""
+    more = [label for label in labels if label not in found]
+    if not more:
+        return ()
+    return (
+        f"the options are taken to be those of a task of the run, {listed(labels)}; "
+        f"{listed(more)} occurs nowhere in the file: if that is wrong, add a column 'options'",
+    )
 
 
 def _labels_found(

@@ -114,7 +114,12 @@ class AdaptedRun:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, backbone: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        folder: str | Path,
+        *,
+        backbone: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> "AdaptedRun":
         """Read what ``write_adapted`` wrote, and the meta run it refers to.
 
@@ -137,7 +142,9 @@ class AdaptedRun:
                 f"{str(folder)!r} was adapted from the meta run {os.path.normpath(meta_run)!r}, "
                 "which is not there: put it back, or adapt again."
             )
-        source = MetaPosterior.from_pretrained(meta_run, backbone=backbone, dtype=dtype)
+        source = MetaPosterior.from_pretrained(
+            meta_run, backbone=backbone, dtype=dtype, device=device
+        )
         if source.fingerprint != theta:
             raise RunFolderError(
                 f"{str(folder)!r} was adapted from another meta-fit than the one that now lies in "

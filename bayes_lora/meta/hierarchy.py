@@ -93,7 +93,7 @@ class Hierarchy(nn.Module):
         self.sites = adapter_sites(model)
         shared = {n: site.start for n, site in model.sites.items() if site.key is None}
         self.head = nn.ParameterDict(
-            {n.split(".", 1)[1]: nn.Parameter(v) for n, v in shared.items()}
+            {n.split(".", 1)[1]: nn.Parameter(v.clone()) for n, v in shared.items()}
         )
         self.shift = nn.ParameterDict(
             {

@@ -14,7 +14,7 @@ from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Task
 from bayes_lora.data.task import labels_of
 from bayes_lora.effects import Effect, Flat
-from bayes_lora.errors import RunFolderError
+from bayes_lora.errors import InputDataError, RunFolderError
 from bayes_lora.files import atomic_folder
 from bayes_lora.meta.amortization import TaskPosteriors
 from bayes_lora.meta.config import TASK, MetaConfig
@@ -36,6 +36,7 @@ from bayes_lora.scorers import LabelledRows, check_scorable, make_scorer
 
 WEIGHTS_FILE = "meta.safetensors"
 FORMAT = 1
+MOST_SUPPORT = 1000  # examples of a task, all of which a gradient step takes at once
 
 
 class MetaPosterior:
@@ -68,14 +69,16 @@ class MetaPosterior:
             support: None to hundreds of them. Without any, the prior predictive.
 
         Raises:
-            InputDataError: One has no label, or options that cannot be scored.
+            InputDataError: One has no label, or options that cannot be scored, or there are more
+                than ``MOST_SUPPORT``.
         """
         return self.adapt_all([support])[0]
 
     def adapt_all(self, supports: Sequence[Sequence[Example]]) -> list[TaskPosterior]:
         """Adapt to several tasks side by side in the same passes, as ``adapt`` does to one.
 
-        Memory grows with their number: give a few at a time.
+        Memory grows with their number: give a few at a time. What the steps draw depends on a
+        task's place among them, so posteriors differ by that noise from those of one by one.
         """
         rows = [self._rows(support) for support in supports]
         module = self.module
@@ -86,6 +89,11 @@ class MetaPosterior:
         return [self._task(posteriors, i, own, theta) for i, own in enumerate(rows)]
 
     def _rows(self, support: Sequence[Example]) -> LabelledRows:
+        if len(support) > MOST_SUPPORT:
+            raise InputDataError(
+                f"{len(support)} examples of one task: adapting takes {MOST_SUPPORT} at most. Give "
+                "some of them (--support), or fit the task by itself."
+            )
         check_scorable(self.config.scorer, self.backbone, support)
         labels = labels_of(support)
         rows = self.config.scorer.rows(self.backbone, support) if support else []
@@ -144,14 +152,14 @@ class MetaPosterior:
             settings: Whose ``steps``, learning rates, ``kl_weight`` and, where it was not learned,
                 ``tau`` count; nothing is trained anew.
             dev: Meta-dev tasks to fit the scorer's own weights on; without, they are as they were.
-            scorer: Another scorer; None for the same.
+            scorer: Another scorer, whose own weights start anew; None for the same.
         """
         chosen = self.config.scorer if scorer is None else make_scorer(scorer, self.backbone, ())
         config = replace(self.config, settings=settings, scorer=chosen)
         module = config.build(self.backbone)
         module.theta.take_over(self.module.theta, with_scale=self.config.settings.learn_tau)
         module.amortization.load_state_dict(self.module.amortization.state_dict())
-        if scorer is None:
+        if type(chosen) is type(self.config.scorer):
             module.hierarchy.load_state_dict(self.module.hierarchy.state_dict())
         held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
         nll = fit_shift(module.eval(), held_out) if held_out else None
@@ -177,6 +185,7 @@ class MetaPosterior:
             state = {n: v.contiguous().cpu() for n, v in self.module.state_dict().items()}
             safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
             described = origin(FORMAT, self.backbone) | self.config.to_json()
+            described["dev_nll"] = self.dev_nll
             (unfinished / META_FILE).write_text(json.dumps(described, indent=2) + "\n")
 
     @classmethod
@@ -196,6 +205,7 @@ class MetaPosterior:
         described = read_described(folder / META_FILE, FORMAT)
         try:
             config = MetaConfig.from_json(described)
+            dev_nll = described["dev_nll"]
             recorded = RecordedBackbone(**described["backbone"])
         except (KeyError, TypeError, AttributeError) as error:
             path = folder / META_FILE
@@ -203,4 +213,4 @@ class MetaPosterior:
         loaded = recorded.load(folder, name=backbone, dtype=dtype, device=device)
         module = config.build(loaded)
         load_state(folder / WEIGHTS_FILE, {"": module})
-        return cls(module, config)
+        return cls(module, config, dev_nll)

@@ -96,6 +96,8 @@ class MetaSettings:
         ):
             if value not in table:
                 raise ConfigError(f"There is no {name} {value!r}: choose from {', '.join(table)}.")
+        if self.amortization == "encoder" and self.method != "abmll":
+            raise ConfigError(f"The method {self.method!r} has no encoder: it adapts by steps.")
         numbers = {n: v for n, v in vars(self).items() if type(v) in (int, float)}
         for name, value in numbers.items():
             if name not in ("seed", "steps", "train_steps"):

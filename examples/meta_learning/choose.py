@@ -3,8 +3,8 @@
     python examples/meta_learning/choose.py clinc150 --data DATA_ROOT --out RESULTS.json
 
 Trains theta in several ways on a suite's first fold, and adapts to its meta-dev tasks in several
-ways, the same episodes each time; test tasks are not looked at. The scorer's own weights are fitted
-on the same episodes in every case. Resumable: what RESULTS.json holds is not run again.
+ways, the same episodes each time; test tasks are not looked at. The scorer's own weights are shifted
+by what the other meta-dev tasks say in every case (cross-validation). Resumable: what RESULTS.json holds is not run again.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from compare import load
@@ -25,7 +26,7 @@ from suites import Suite, load_suite
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from common import describe_run, write_json
 
-from bayes_lora.meta import MetaPosterior, meta_fit
+from bayes_lora.meta import MetaPosterior, development, meta_fit
 
 BASE = "default"
 POINT = 1e-3  # a tau at which draws are all alike
@@ -48,6 +49,7 @@ ADAPTED: dict[str, dict[str, Any]] = {
     "KL weight 0.3": {"kl_weight": 0.3},
     "KL weight 1": {"kl_weight": 1.0},
 }
+SHIFT_WEIGHTS = (0.0, 0.003, 0.01, 0.1)  # the default is 0.03
 Work = tuple[str, Callable[[], MetaPosterior]]
 
 
@@ -92,6 +94,10 @@ def work(suite: Suite, seed: int) -> Iterator[Work]:
     def adapted(changes: dict[str, Any]) -> MetaPosterior:
         return theta().revised(replace(settings, **changes), dev=suite.dev)
 
+    def shifted(weight: float) -> MetaPosterior:
+        with patch.object(development, "SHIFT_WEIGHT", weight):
+            return adapted({})
+
     def scored(scorer: str, tau: float) -> MetaPosterior:
         own = replace(settings, steps=0, tau=tau)
         return learner.multi_task().revised(own, dev=suite.dev, scorer=scorer)
@@ -109,6 +115,8 @@ def work(suite: Suite, seed: int) -> Iterator[Work]:
     yield BASE, theta
     for name, changes in ADAPTED.items():
         yield name, partial(adapted, changes)
+    for weight in SHIFT_WEIGHTS:
+        yield f"prior of the shift with weight {weight:g}", partial(shifted, weight)
     yield "encoder", partial(encoded, 0)
     yield "encoder, then 4 steps", partial(encoded, 4)
     for name, changes in TRAINED.items():

@@ -65,45 +65,46 @@ def run_suite(name: str, arguments: argparse.Namespace) -> None:
         for fold in folds:
             if arguments.folds is None or fold.fold in arguments.folds:
                 run_fold(fold, seed, arguments.methods, folder, getattr(torch, arguments.dtype))
-    write_table(folder, arguments.out / f"{name}.json", folds)
+    asked = protocol(folds[0], str(getattr(torch, arguments.dtype)))
+    write_table(folder, arguments.out / f"{name}.json", folds, asked)
 
 
 def run_fold(
     suite: Suite, seed: int, methods: Sequence[str], folder: Path, dtype: torch.dtype
 ) -> None:
     """Run a fold's methods that have no file yet."""
+    asked = protocol(suite, str(dtype))
     paths = {name: folder / f"{file_name(name)}-{suite.fold}-{seed}.json" for name in methods}
     missing = [
         name
         for name, path in paths.items()
-        if not done(path, suite) and not (seed and name in ONCE)
+        if not done(path, asked) and not (seed and name in ONCE)
     ]
     if not missing:
         return
-    learner = Learner(suite, load(dtype, suite), seed, chosen_before(suite, methods, folder))
+    learner = Learner(suite, load(dtype, suite), seed, chosen_before(suite, asked, folder))
     for name in missing:
         started = time.perf_counter()
         predict = learner.predict(name)
         learned = time.perf_counter()
         cells = [cell for task in suite.test for cell in judge(task, suite.sizes, name, predict)]
         result = {"suite": suite.name, "fold": suite.fold, "seed": seed, "method": name}
-        result |= {"protocol": protocol(suite)}
-        result |= {"chosen": learner.chosen.get(name), "dtype": str(dtype)}
+        result |= {"protocol": asked, "chosen": learner.chosen.get(name)}
         result |= {"seconds": {"learning": round(learned - started, 1)}}
         result["seconds"]["testing"] = round(time.perf_counter() - learned, 1)
         write_json(describe_run() | result | {"results": cells}, paths[name])
         print(f"{suite.name} {suite.fold} seed {seed} {name}: {summary(cells)}", flush=True)
 
 
-def done(path: Path, suite: Suite) -> bool:
+def done(path: Path, asked: dict[str, Any]) -> bool:
     """Say whether a result is there, and of the protocol as it is now."""
-    return path.exists() and json.loads(path.read_text())["protocol"] == protocol(suite)
+    return path.exists() and json.loads(path.read_text())["protocol"] == asked
 
 
-def chosen_before(suite: Suite, methods: Sequence[str], folder: Path) -> dict[str, Any]:
+def chosen_before(suite: Suite, asked: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Read what the first seed chose on the meta-dev tasks; the other seeds keep it."""
-    paths = {name: folder / f"{file_name(name)}-{suite.fold}-0.json" for name in methods}
-    runs = {n: json.loads(path.read_text()) for n, path in paths.items() if done(path, suite)}
+    paths = {name: folder / f"{file_name(name)}-{suite.fold}-0.json" for name in NAMES}
+    runs = {n: json.loads(path.read_text()) for n, path in paths.items() if done(path, asked)}
     return {name: run["chosen"] for name, run in runs.items() if run["chosen"]}
 
 

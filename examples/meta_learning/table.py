@@ -18,16 +18,22 @@ OURS = "abmll, gradient"
 Cells = dict[str, dict[int, np.ndarray]]
 
 
-def write_table(folder: Path, path: Path, folds: Sequence[Suite]) -> None:
-    """Write a suite's figures as JSON, and its table as Markdown beside it."""
-    runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+def write_table(folder: Path, path: Path, folds: Sequence[Suite], protocol: dict[str, Any]) -> None:
+    """Write a suite's figures as JSON, and its table as Markdown beside it.
+
+    Results of another protocol are left out.
+    """
+    found = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    runs = [run for run in found if run["protocol"] == protocol]
+    if not runs:
+        return
     cells = collect(runs)
     rows = [row for method in cells for row in method_rows(method, cells)]
     described = {
         "versions": runs[0]["versions"],
         "machine": runs[0]["machine"],
         "commands": sorted({run["command"] for run in runs}),
-        "dtypes": sorted({run["dtype"] for run in runs}),
+        "protocol": protocol,
         "folds": [describe_fold(fold) for fold in folds],
         "seconds": {
             m: round(sum(sum(r["seconds"].values()) for r in runs if r["method"] == m))
