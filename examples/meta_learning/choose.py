@@ -3,8 +3,9 @@
     python examples/meta_learning/choose.py clinc150 --data DATA_ROOT --out RESULTS.json
 
 Trains theta in several ways on a suite's first fold, and adapts to its meta-dev tasks in several
-ways, the same episodes each time; test tasks are not looked at. The scorer's own weights are shifted
-by what the other meta-dev tasks say in every case (cross-validation). Resumable: what RESULTS.json holds is not run again.
+ways, the same episodes each time; test tasks are not looked at. In every case the scorer's own
+weights are shifted as the other meta-dev tasks say (cross-validation). Resumable: what
+RESULTS.json holds is not run again.
 """
 
 import argparse
