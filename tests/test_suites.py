@@ -15,7 +15,7 @@ from bayes_lora.errors import ConfigError, InputDataError
 
 FOLDER = Path(__file__).parents[1] / "examples" / "meta_learning"
 SEEDS = (13, 21, 42, 87, 100)
-NAMES = ("class_to_class", "multiple_choice", "fdu_mtl", "clinc150")
+NAMES = ("class_to_class", "multiple_choice", "fdu_mtl", "clinc150", "unifiedqa")
 
 
 @pytest.fixture(scope="module")
