@@ -8,8 +8,11 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from test_meta_conformance import NEW, TASKS
 
+from bayes_lora import load_backbone
 from bayes_lora.data import Example, Kind, Task
+from bayes_lora.meta import MetaSettings, meta_fit
 from calibration import nll
 
 FOLDER = Path(__file__).parents[1] / "examples" / "meta_learning"
@@ -124,3 +127,18 @@ def test_every_method_has_a_file_of_its_own(scripts: SimpleNamespace) -> None:
     assert len(set(names)) == len(names)
     assert set(scripts.methods.ONCE) < set(scripts.methods.NAMES)
     assert set(scripts.methods.WITHOUT_SUPPORT) < set(scripts.methods.NAMES)
+
+
+@pytest.mark.parametrize("scorer", ["conjugate", "similarity"])
+def test_supports_that_move_no_weight_are_answered_as_one_by_one(
+    scripts: SimpleNamespace, scorer: str, tiny_folders: Path
+) -> None:
+    backbone = load_backbone(str(tiny_folders / "tiny-encoder"))
+    settings = MetaSettings(method="lora", steps=0)
+    learned = meta_fit(TASKS, backbone, scorer=scorer, settings=settings)
+    supports, queries = (NEW.examples[:3], NEW.examples[3:6]), NEW.examples[6:]
+    expected = [learned.adapt(own).predict(queries).probabilities for own in supports]
+    found = scripts.methods.answer(learned, supports, queries)
+    np.testing.assert_array_equal(found, expected)
+    same = np.array_equal(expected[0], expected[1])
+    assert same == (scorer == "similarity")

@@ -6,13 +6,16 @@ is how sure the scorer makes (but for `zero-shot`, and for `lora`, which stays a
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from suites import MOST_QUERIES, Suite
+from torch import Tensor
 
 from bayes_lora import Posterior
 from bayes_lora.backbone import Backbone
@@ -21,6 +24,7 @@ from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_f
 from bayes_lora.meta.development import dev_nll
 from bayes_lora.meta.episodes import development_episodes
 from bayes_lora.meta.meta_fit import POOLED
+from bayes_lora.scorers.pooled import PooledScorer
 
 DRAWS = 3
 STEPS = (0, 4, 12)  # on a new task, chosen among on meta-dev
@@ -319,7 +323,25 @@ def answer(
 ) -> list[np.ndarray]:
     """Adapt to all supports side by side, and answer the queries with each, drawn anew."""
     posteriors, first = learned.adapt_all(supports), learned.config.settings.seed * len(supports)
-    return [
-        posterior.predict(queries, draws=DRAWS, seed=first + number).probabilities
-        for number, posterior in enumerate(posteriors)
-    ]
+    alike = not learned.config.settings.gradient_steps and not posteriors[0].own.random
+    with remembered() if alike else nullcontext():
+        return [
+            posterior.predict(queries, draws=DRAWS, seed=first + number).probabilities
+            for number, posterior in enumerate(posteriors)
+        ]
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Embed a batch of texts once inside the ``with`` block, under weights that stay the same."""
+    embed, known = PooledScorer.embed, dict[tuple[object, ...], Tensor]()
+
+    def once(scorer: PooledScorer, backbone: Backbone, inputs: Mapping[str, Tensor]) -> Tensor:
+        ids = inputs["input_ids"]
+        key = (*ids.shape, ids.cpu().numpy().tobytes())
+        if key not in known:
+            known[key] = embed(scorer, backbone, inputs)
+        return known[key]
+
+    with patch.object(PooledScorer, "embed", once):
+        yield
