@@ -101,7 +101,7 @@ def work(suite: Suite, seed: int) -> Iterator[Work]:
 
     def scored(scorer: str, tau: float) -> MetaPosterior:
         own = replace(settings, steps=0, tau=tau)
-        return learner.multi_task().revised(own, dev=suite.dev, scorer=scorer)
+        return learner.multi_task.revised(own, dev=suite.dev, scorer=scorer)
 
     def encoded(steps: int) -> MetaPosterior:
         own = replace(settings, amortization="encoder", steps=steps)

@@ -39,7 +39,8 @@ class Budget:
 
     Args:
         max_steps: Meta-steps; half as many for Reptile and ABMLL as published, each of whose takes
-            three or five gradient steps.
+            three or five gradient steps. A third more for ABMLL, which goes on by episodes from
+            where the multi-task adapter ends.
         tasks_per_step: Tasks side by side in one.
         support: Sizes of support sets in training episodes.
         query: Queries in one.
@@ -110,7 +111,6 @@ class Learner:
         self.budget = BUDGETS[suite.name]
         self.known = chosen or {}
         self.chosen: dict[str, dict[str, Any]] = {}
-        self._pooled: dict[float, MetaPosterior] = {}  # by share of the meta-steps
 
     def predict(self, method: str) -> Predict:
         """Learn a method, and return what answers queries after seeing supports."""
@@ -124,6 +124,7 @@ class Learner:
         self.chosen[method] = {
             "scorer": scorer_of(learned),
             "steps": settings.gradient_steps,
+            "meta_steps": settings.max_steps,
             "learning_rate": settings.learning_rate,
             "dev_nll": learned.dev_nll,
         }
@@ -189,24 +190,16 @@ class Learner:
         asked = development_episodes(model, dev, settings.episodes)
         return MetaPosterior(made.module, made.config, dev_nll(made.module, asked))
 
+    @cached_property
     def multi_task(self) -> MetaPosterior:
-        """One adapter for all training tasks."""
-        return self.pooled(1.0)
+        """One adapter for all training tasks' rows."""
+        episodes = EpisodeSettings((0,), self.budget.query, self.suite.per_class)
+        return self.fit("multi-task", steps=0, episodes=episodes)
 
     def points_with_head(self) -> MetaPosterior:
         """What ABMLL is without posteriors and episodes: its head, and steps of points."""
         name = "multi-task + discriminant head, then support"
-        return self.tuned(name, self.revised(self.multi_task(), 0, "discriminant"))
-
-    def pooled(self, share: float) -> MetaPosterior:
-        """Fit one adapter to all training tasks' rows, for a share of the meta-steps; once."""
-        if share not in self._pooled:
-            episodes = EpisodeSettings((0,), self.budget.query, self.suite.per_class)
-            steps = int(share * self.budget.max_steps)
-            self._pooled[share] = self.fit(
-                "multi-task", steps=0, episodes=episodes, max_steps=steps
-            )
-        return self._pooled[share]
+        return self.tuned(name, self.revised(self.multi_task, 0, "discriminant"))
 
     def published(self) -> MetaPosterior:
         """ABMLL as published, with its learning rates or with ours."""
@@ -225,30 +218,31 @@ class Learner:
         ]
         return min(tried, key=lambda one: one.dev_nll or 0.0)
 
-    def abmll(self, scorer: str, **changes: Any) -> MetaPosterior:
-        """Meta-fit ABMLL as by default: most steps on pooled rows."""
-        start = self.pooled(POOLED)
-        rest = self.budget.max_steps - start.config.settings.max_steps
-        return self.fit("abmll", scorer, start=start, max_steps=rest, **changes)
-
     @cached_property
-    def scorer(self) -> str:
-        """Choose ABMLL's scorer on the meta-dev tasks, before any episode."""
-        if "abmll, gradient" in self.known:
-            return str(self.known["abmll, gradient"]["scorer"])
+    def without_episodes(self) -> MetaPosterior:
+        """ABMLL around the multi-task adapter; meta-dev tasks choose its scorer."""
+        known = self.known.get("abmll, gradient", {}).get("scorer")
         tried = [
-            self.revised(self.pooled(POOLED), JUDGED, scorer, method="abmll")
+            self.revised(self.multi_task, JUDGED, scorer, method="abmll")
             for scorer in ("discriminant", "similarity")
+            if known in (None, scorer)
         ]
-        return scorer_of(min(tried, key=lambda one: one.dev_nll or 0.0))
+        return min(tried, key=lambda one: one.dev_nll or 0.0)
+
+    def with_episodes(self, **changes: Any) -> MetaPosterior:
+        """The same trained on: pooled rows had their share of the steps, episodes have the rest."""
+        steps = round(self.budget.max_steps * (1 / POOLED - 1))
+        scorer, start = scorer_of(self.without_episodes), self.multi_task
+        return self.fit("abmll", scorer, start=start, max_steps=steps, **changes)
 
     def gradient(self) -> MetaPosterior:
-        """ABMLL by gradient."""
-        return self.tuned("abmll, gradient", self.abmll(self.scorer, steps=JUDGED))
+        """ABMLL by gradient; meta-dev tasks say whether episodes helped."""
+        both = self.without_episodes, self.with_episodes(steps=JUDGED)
+        return self.tuned("abmll, gradient", min(both, key=lambda one: one.dev_nll or 0.0))
 
     def encoder(self) -> MetaPosterior:
         """ABMLL by encoder, with the same scorer."""
-        return self.abmll(self.scorer, amortization="encoder")
+        return self.with_episodes(amortization="encoder")
 
 
 METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
@@ -256,10 +250,10 @@ METHODS: dict[str, Callable[[Learner], MetaPosterior]] = {
     "frozen discriminant head": lambda own: own.fit("lora", "discriminant", steps=0),
     "lora": Learner.alone_as_it_is,
     "lora + temperature": Learner.alone,
-    "multi-task": Learner.multi_task,
-    "multi-task, then support": lambda own: own.tuned("multi-task, then support", own.multi_task()),
-    "multi-task + conjugate head": lambda own: own.revised(own.multi_task(), 0, "conjugate"),
-    "multi-task + discriminant head": lambda own: own.revised(own.multi_task(), 0, "discriminant"),
+    "multi-task": lambda own: own.multi_task,
+    "multi-task, then support": lambda own: own.tuned("multi-task, then support", own.multi_task),
+    "multi-task + conjugate head": lambda own: own.revised(own.multi_task, 0, "conjugate"),
+    "multi-task + discriminant head": lambda own: own.revised(own.multi_task, 0, "discriminant"),
     "multi-task + discriminant head, then support": Learner.points_with_head,
     "reptile": lambda own: own.stepwise("reptile", "reptile", 0.5),
     "first-order MAML": lambda own: own.stepwise("first-order MAML", "fomaml"),
