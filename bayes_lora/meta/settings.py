@@ -74,7 +74,7 @@ class MetaSettings:
     train_steps: int | None = None
     learning_rate: float = 2e-3
     scale_learning_rate: float = 1e-2
-    tau: float = 0.2
+    tau: float = 0.1
     learn_tau: bool = False
     kl_weight: float = 0.1
     hyper_priors: HyperPriors = field(default_factory=HyperPriors)

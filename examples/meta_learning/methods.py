@@ -28,6 +28,7 @@ from bayes_lora.scorers.pooled import PooledScorer
 
 DRAWS = 3
 STEPS = (0, 4, 12)  # on a new task, chosen among on meta-dev
+TAUS = (0.05, 0.2)  # beside the default
 STEPS_ALONE = (4, 12, 40)  # from an adapter that knows nothing
 PUBLISHED_RATES = ((1e-5, 5e-5), (2e-3, 1e-3))  # of a task's weights and theta's; the paper's first
 Predict = Callable[[Sequence[Sequence[Example]], Sequence[Example]], list[np.ndarray]]
@@ -125,6 +126,7 @@ class Learner:
             "scorer": scorer_of(learned),
             "steps": settings.gradient_steps,
             "meta_steps": settings.max_steps,
+            "tau": settings.tau,
             "learning_rate": settings.learning_rate,
             "dev_nll": learned.dev_nll,
         }
@@ -220,20 +222,24 @@ class Learner:
 
     @cached_property
     def without_episodes(self) -> MetaPosterior:
-        """ABMLL around the multi-task adapter; meta-dev tasks choose its scorer."""
-        known = self.known.get("abmll, gradient", {}).get("scorer")
-        tried = [
-            self.revised(self.multi_task, JUDGED, scorer, method="abmll")
-            for scorer in ("discriminant", "similarity")
-            if known in (None, scorer)
-        ]
-        return min(tried, key=lambda one: one.dev_nll or 0.0)
+        """ABMLL around the multi-task adapter; meta-dev tasks choose its scorer, then tau."""
+        known = self.known.get("abmll, gradient")
+        if known:
+            return self._around(known["scorer"], known["tau"])
+        by_scorer = [self._around(scorer) for scorer in ("discriminant", "similarity")]
+        best = min(by_scorer, key=lambda one: one.dev_nll or 0.0)
+        by_tau = [self._around(scorer_of(best), tau) for tau in TAUS]
+        return min([best, *by_tau], key=lambda one: one.dev_nll or 0.0)
+
+    def _around(self, scorer: str, tau: float = MetaSettings.tau) -> MetaPosterior:
+        return self.revised(self.multi_task, JUDGED, scorer, method="abmll", tau=tau)
 
     def with_episodes(self, **changes: Any) -> MetaPosterior:
         """The same trained on: pooled rows had their share of the steps, episodes have the rest."""
+        own, start = self.without_episodes, self.multi_task
         steps = round(self.budget.max_steps * (1 / POOLED - 1))
-        scorer, start = scorer_of(self.without_episodes), self.multi_task
-        return self.fit("abmll", scorer, start=start, max_steps=steps, **changes)
+        changes |= {"max_steps": steps, "tau": own.config.settings.tau}
+        return self.fit("abmll", scorer_of(own), start=start, **changes)
 
     def gradient(self) -> MetaPosterior:
         """ABMLL by gradient; meta-dev tasks say whether episodes helped."""
