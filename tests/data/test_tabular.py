@@ -127,7 +127,13 @@ def test_of_several_label_sets_the_least_that_covers_is_taken(tmp_path: Path) ->
     path.write_text("text,label\none,a\ntwo,b\n")
     sets = [["a", "b", "c", "d"], ["c", "b", "a"], ["x", "y"]]
     task = read_tabular(path, label_sets=sets)
-    assert (task.options, task.warnings) == (("c", "b", "a"), ())
+    assert task.options == ("c", "b", "a")
+    assert task.warnings == (
+        "the options are taken to be those of a task of the run, 'c', 'b', 'a'; 'c' occurs nowhere "
+        "in the file: if that is wrong, add a column 'options'",
+    )
+    path.write_text("text,label\none,a\ntwo,b\nthree,c\n")
+    assert read_tabular(path, label_sets=sets).warnings == ()
     path.write_text("text\none\n")
     with pytest.raises(InputDataError, match="nothing to choose from"):
         read_tabular(path, label_sets=sets)
