@@ -27,7 +27,7 @@ from bayes_lora.meta.settings import EpisodeSettings, MetaSettings
 from bayes_lora.meta.training import MetaTrainer
 from bayes_lora.scorers import Similarity, check_scorable, make_scorer
 
-# Of ABMLL's steps. What more episodes bring beyond it is little (docs/defaults.md).
+# Of ABMLL's steps; what episodes add to pooled rows is little (docs/defaults.md).
 POOLED = 0.75
 
 

@@ -13,8 +13,7 @@ from bayes_lora.meta.development import dev_nll
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.module import MetaModule
 
-# Of the moving average that is kept and judged. Averaging over the last steps was worth as much
-# as twice their number (docs/defaults.md).
+# Of the moving average that is kept and judged: single steps are noisy.
 AVERAGING = 0.98
 
 
