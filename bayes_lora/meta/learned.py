@@ -157,13 +157,21 @@ class MetaPosterior:
         chosen = self.config.scorer if scorer is None else make_scorer(scorer, self.backbone, ())
         config = replace(self.config, settings=settings, scorer=chosen)
         module = config.build(self.backbone)
-        module.theta.take_over(self.module.theta, with_scale=self.config.settings.learn_tau)
+        self.hand_over(module)
         module.amortization.load_state_dict(self.module.amortization.state_dict())
-        if type(chosen) is type(self.config.scorer):
-            module.hierarchy.load_state_dict(self.module.hierarchy.state_dict())
         held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
         nll = fit_shift(module.eval(), held_out) if held_out else None
         return MetaPosterior(module, config, nll)
+
+    def hand_over(self, module: MetaModule) -> None:
+        """Start another module from this theta, and from the scorer's own weights if it has those.
+
+        Raises:
+            ConfigError: It belongs to another adapter or backbone.
+        """
+        module.theta.take_over(self.module.theta, with_scale=self.config.settings.learn_tau)
+        if type(module.hierarchy.model.scorer) is type(self.config.scorer):
+            module.hierarchy.load_state_dict(self.module.hierarchy.state_dict())
 
     @property
     def fingerprint(self) -> str:

@@ -85,9 +85,7 @@ def meta_fit(
             progress=progress,
         )
     if start is not None:
-        module.theta.take_over(start.module.theta, with_scale=start.config.settings.learn_tau)
-        if type(start.config.scorer) is type(config.scorer):
-            module.hierarchy.load_state_dict(start.module.hierarchy.state_dict())
+        start.hand_over(module)
     held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
     if settings.method == "lora":  # which learns nothing from other tasks
         _place(module, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -218,7 +218,7 @@ class Learner:
             for inner, outer in PUBLISHED_RATES
             if known in (None, inner)
         ]
-        return min(tried, key=lambda one: one.dev_nll or 0.0)
+        return min(tried, key=on_dev)
 
     @cached_property
     def without_episodes(self) -> MetaPosterior:
@@ -227,9 +227,9 @@ class Learner:
         if known:
             return self._around(known["scorer"], known["tau"])
         by_scorer = [self._around(scorer) for scorer in ("discriminant", "similarity")]
-        best = min(by_scorer, key=lambda one: one.dev_nll or 0.0)
+        best = min(by_scorer, key=on_dev)
         by_tau = [self._around(scorer_of(best), tau) for tau in TAUS]
-        return min([best, *by_tau], key=lambda one: one.dev_nll or 0.0)
+        return min([best, *by_tau], key=on_dev)
 
     def _around(self, scorer: str, tau: float = MetaSettings.tau) -> MetaPosterior:
         return self.revised(self.multi_task, JUDGED, scorer, method="abmll", tau=tau)
@@ -244,7 +244,7 @@ class Learner:
     def gradient(self) -> MetaPosterior:
         """ABMLL by gradient; meta-dev tasks say whether episodes helped."""
         both = self.without_episodes, self.with_episodes(steps=JUDGED)
-        return self.tuned("abmll, gradient", min(both, key=lambda one: one.dev_nll or 0.0))
+        return self.tuned("abmll, gradient", min(both, key=on_dev))
 
     def encoder(self) -> MetaPosterior:
         """ABMLL by encoder, with the same scorer."""
@@ -282,12 +282,18 @@ ONCE = (
 NAMES = ("frequencies", "zero-shot", *METHODS)
 
 
+def on_dev(learned: MetaPosterior) -> float:
+    """What choices go by: the NLL of meta-dev tasks."""
+    assert learned.dev_nll is not None, "a suite has meta-dev tasks"
+    return learned.dev_nll
+
+
 def last_better(tried: Iterable[MetaPosterior]) -> MetaPosterior:
     """Go on for as long as the meta-dev NLL gets better; give the best."""
     rest = iter(tried)
     best = next(rest)
     for one in rest:
-        if (one.dev_nll or 0.0) >= (best.dev_nll or 0.0):
+        if on_dev(one) >= on_dev(best):
             break
         best = one
     return best
