@@ -6,7 +6,7 @@ is how sure the scorer makes (but for `zero-shot`, and for `lora`, which stays a
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,7 +28,7 @@ from bayes_lora.scorers.pooled import PooledScorer
 
 DRAWS = 3
 STEPS = (0, 4, 12)  # on a new task, chosen among on meta-dev
-TAUS = (0.05, 0.2)  # beside the default
+TAUS = (0.05, 0.2)  # beside the default, which training has
 STEPS_ALONE = (4, 12, 40)  # from an adapter that knows nothing
 PUBLISHED_RATES = ((1e-5, 5e-5), (2e-3, 1e-3))  # of a task's weights and theta's; the paper's first
 Predict = Callable[[Sequence[Sequence[Example]], Sequence[Example]], list[np.ndarray]]
@@ -221,30 +221,32 @@ class Learner:
         return min(tried, key=on_dev)
 
     @cached_property
-    def without_episodes(self) -> MetaPosterior:
-        """ABMLL around the multi-task adapter; meta-dev tasks choose its scorer, then tau."""
+    def own_scorer(self) -> str:
+        """ABMLL's, which meta-dev tasks choose around the multi-task adapter."""
         known = self.known.get("abmll, gradient")
         if known:
-            return self._around(known["scorer"], known["tau"])
-        by_scorer = [self._around(scorer) for scorer in ("discriminant", "similarity")]
-        best = min(by_scorer, key=on_dev)
-        by_tau = [self._around(scorer_of(best), tau) for tau in TAUS]
-        return min([best, *by_tau], key=on_dev)
+            return str(known["scorer"])
+        tried = [self.without_episodes(scorer) for scorer in ("discriminant", "similarity")]
+        return scorer_of(min(tried, key=on_dev))
 
-    def _around(self, scorer: str, tau: float = MetaSettings.tau) -> MetaPosterior:
-        return self.revised(self.multi_task, JUDGED, scorer, method="abmll", tau=tau)
+    def without_episodes(self, scorer: str) -> MetaPosterior:
+        """ABMLL around the multi-task adapter."""
+        return self.revised(self.multi_task, JUDGED, scorer, method="abmll")
 
     def with_episodes(self, **changes: Any) -> MetaPosterior:
         """The same trained on: pooled rows had their share of the steps, episodes have the rest."""
-        own, start = self.without_episodes, self.multi_task
         steps = round(self.budget.max_steps * (1 / POOLED - 1))
-        changes |= {"max_steps": steps, "tau": own.config.settings.tau}
-        return self.fit("abmll", scorer_of(own), start=start, **changes)
+        return self.fit("abmll", self.own_scorer, start=self.multi_task, max_steps=steps, **changes)
 
     def gradient(self) -> MetaPosterior:
-        """ABMLL by gradient; meta-dev tasks say whether episodes helped."""
-        both = self.without_episodes, self.with_episodes(steps=JUDGED)
-        return self.tuned("abmll, gradient", min(both, key=on_dev))
+        """ABMLL by gradient; meta-dev tasks say whether episodes helped, then steps, then tau."""
+        name = "abmll, gradient"
+        both = self.without_episodes(self.own_scorer), self.with_episodes(steps=JUDGED)
+        best = self.tuned(name, min(both, key=on_dev))
+        known, steps = self.known.get(name), best.config.settings.gradient_steps
+        if known:
+            return self.revised(best, steps, tau=known["tau"])
+        return min([best, *(self.revised(best, steps, tau=tau) for tau in TAUS)], key=on_dev)
 
     def encoder(self) -> MetaPosterior:
         """ABMLL by encoder, with the same scorer."""
@@ -330,7 +332,8 @@ def answer(
     """Adapt to all supports side by side, and answer the queries with each, drawn anew."""
     posteriors, first = learned.adapt_all(supports), learned.config.settings.seed * len(supports)
     alike = not learned.config.settings.gradient_steps and not posteriors[0].own.random
-    with remembered() if alike else nullcontext():
+    same_weights = remembered(PooledScorer, "embed", ids_of) if alike else nullcontext()
+    with remembered(Backbone, "encode", texts_of), same_weights:
         return [
             posterior.predict(queries, draws=DRAWS, seed=first + number).probabilities
             for number, posterior in enumerate(posteriors)
@@ -338,16 +341,26 @@ def answer(
 
 
 @contextmanager
-def remembered() -> Iterator[None]:
-    """Embed a batch of texts once inside the ``with`` block, under weights that stay the same."""
-    embed, known = PooledScorer.embed, dict[tuple[object, ...], Tensor]()
+def remembered(owner: type, name: str, key: Callable[..., Hashable]) -> Iterator[None]:
+    """Inside the ``with`` block, call a method once for arguments of the same key."""
+    method, known = getattr(owner, name), dict[Hashable, Any]()
 
-    def once(scorer: PooledScorer, backbone: Backbone, inputs: Mapping[str, Tensor]) -> Tensor:
-        ids = inputs["input_ids"]
-        key = (*ids.shape, ids.cpu().numpy().tobytes())
-        if key not in known:
-            known[key] = embed(scorer, backbone, inputs)
-        return known[key]
+    def once(*arguments: Any) -> Any:
+        asked = key(*arguments)
+        if asked not in known:
+            known[asked] = method(*arguments)
+        return known[asked]
 
-    with patch.object(PooledScorer, "embed", once):
+    with patch.object(owner, name, once):
         yield
+
+
+def texts_of(backbone: Backbone, texts: Sequence[str]) -> Hashable:
+    """Tell what is tokenized from other texts."""
+    return tuple(texts)
+
+
+def ids_of(scorer: PooledScorer, backbone: Backbone, inputs: Mapping[str, Tensor]) -> Hashable:
+    """Tell what is embedded, under weights that stay the same, from other batches."""
+    ids = inputs["input_ids"]
+    return (*ids.shape, ids.cpu().numpy().tobytes())
