@@ -14,7 +14,7 @@ from bayes_lora.adapters import ADAPTERS, LoRA
 from bayes_lora.data import Example
 from bayes_lora.errors import ConfigError, InputDataError, RunFolderError, UnsupportedError
 from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
-from bayes_lora.meta.development import dev_nll
+from bayes_lora.meta.development import dev_nlls
 from bayes_lora.meta.episodes import development_episodes
 from bayes_lora.meta.meta_fit import POOLED
 from bayes_lora.meta.settings import AMORTIZATIONS, METHODS
@@ -198,7 +198,7 @@ def test_the_dev_nll_is_that_of_what_is_returned(method: str, backbones) -> None
     backbone = load_backbone(backbones("tiny-encoder"))
     found = meta_fit(TASKS[:2], backbone, dev=[NEW], scorer="similarity", settings=settings)
     episodes = development_episodes(found.module.hierarchy.model, [NEW], settings.episodes)
-    assert found.dev_nll == pytest.approx(dev_nll(found.module, episodes), abs=1e-6)
+    assert found.dev_nlls == pytest.approx(dev_nlls(found.module, episodes), abs=1e-6)
     shift = found.module.hierarchy.shift["log_scale"]
     assert abs(float(shift)) > 0.1
     (used,) = found.adapt(NEW.examples[:2]).own.head.values()

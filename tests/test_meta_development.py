@@ -13,7 +13,7 @@ from bayes_lora import Task, load_backbone
 from bayes_lora.backbone import Backbone
 from bayes_lora.errors import ConfigError, InputDataError
 from bayes_lora.meta import MetaPosterior, MetaSettings, meta_fit, training
-from bayes_lora.meta.development import SHIFT_WEIGHT, dev_nll, fit_shift
+from bayes_lora.meta.development import SHIFT_WEIGHT, dev_nlls, fit_shift
 from bayes_lora.meta.episodes import development_episodes
 from bayes_lora.meta.learned import MOST_SUPPORT
 
@@ -47,22 +47,24 @@ def test_the_shift_is_the_best_of_a_grid(task: Task, backbone: Backbone) -> None
     grid, objective = np.linspace(-4, 4, 161), []
     for value in grid:
         set_shift(found, value)
-        objective.append(dev_nll(found.module, episodes) + SHIFT_WEIGHT * value**2 / 2)
+        (nll,) = dev_nlls(found.module, episodes).values()
+        objective.append(nll + SHIFT_WEIGHT * value**2 / 2)
     assert shift == pytest.approx(grid[int(np.argmin(objective))], abs=0.06)
     assert abs(shift) > 0.1
 
 
 def test_the_dev_nll_of_a_task_is_under_the_shift_of_the_others(backbone: Backbone) -> None:
     found = learn(backbone, NEW, NOISE)
-    model, expected = found.module.hierarchy.model, []
+    model, expected = found.module.hierarchy.model, dict[str, float]()
     for asked, other in ((NEW, NOISE), (NOISE, NEW)):
         fit_shift(found.module, development_episodes(model, [other], SHORT.episodes))
         episodes = development_episodes(model, [asked], SHORT.episodes)
-        expected.append(dev_nll(found.module, episodes))
-    assert found.dev_nll == pytest.approx(np.mean(expected), abs=1e-4)
+        expected |= dev_nlls(found.module, episodes)
+    assert found.dev_nlls == pytest.approx(expected, abs=5e-4)
+    assert found.dev_nll == pytest.approx(np.mean([*expected.values()]), abs=1e-4)
     together = development_episodes(model, [NEW, NOISE], SHORT.episodes)
     fit_shift(found.module, together)
-    assert dev_nll(found.module, together) < found.dev_nll
+    assert np.mean([*dev_nlls(found.module, together).values()]) < found.dev_nll
 
 
 def test_what_is_saved_predicts_with_the_same_shift(backbone: Backbone, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_what_is_saved_predicts_with_the_same_shift(backbone: Backbone, tmp_path
     assert abs(float(found.module.hierarchy.shift["log_scale"])) > 0.1
     found.save_pretrained(tmp_path / "meta")
     loaded = MetaPosterior.from_pretrained(tmp_path / "meta")
-    assert loaded.dev_nll == found.dev_nll
+    assert loaded.dev_nlls == found.dev_nlls
     ours, theirs = (
         one.adapt(NEW.examples[:4]).predict(NEW.examples[4:], draws=2).probabilities
         for one in (found, loaded)
@@ -80,13 +82,13 @@ def test_what_is_saved_predicts_with_the_same_shift(backbone: Backbone, tmp_path
 
 def test_the_last_steps_are_judged_too(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two evaluations of three steps fall on the second and, as the last, on the third."""
-    asked: list[float] = []
+    asked: list[dict[str, float]] = []
 
-    def counted(*given: Any) -> float:
-        asked.append(dev_nll(*given))
+    def counted(*given: Any) -> dict[str, float]:
+        asked.append(dev_nlls(*given))
         return asked[-1]
 
-    monkeypatch.setattr(training, "dev_nll", counted)
+    monkeypatch.setattr(training, "dev_nlls", counted)
     learn(backbone, NEW, max_steps=3, evaluations=2, method="multi-task", steps=0)
     assert len(asked) == 3  # and where it starts
 

@@ -66,6 +66,22 @@ def test_more_steps_are_tried_while_they_help(
     assert tried == values[:asked]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "better"),
+    [
+        ([0.5, 0.4, 0.6], [0.6, 0.5, 0.7], True),  # on every task, alike
+        ([0.5, 0.4, 0.8], [0.9, 0.5, 0.5], False),  # better on the mean, by less than its error
+        ([0.6, 0.5], [0.5, 0.4], False),
+        ([0.4], [0.5], True),
+    ],
+)
+def test_a_default_is_kept_unless_another_is_better_beyond_a_standard_error(
+    scripts: SimpleNamespace, one: list[float], other: list[float], better: bool
+) -> None:
+    found = [SimpleNamespace(dev_nlls=dict(enumerate(nlls))) for nlls in (one, other)]
+    assert scripts.methods.surely_better(*found) == better
+
+
 def make_task(suites: ModuleType) -> object:
     """Two queries, and supports of sizes 0 and 1 whose number is in the text."""
     queries = Task("sky", (row("p", 0), row("q", 1)), Kind.FIXED_LABELS)

@@ -22,34 +22,40 @@ SHIFT_WEIGHT = 0.03
 Scored = tuple[str, TaskRows, dict[str, Tensor]]  # a task's name, its queries, their features
 
 
-def dev_nll(module: MetaModule, episodes: Sequence[EpisodeRows]) -> float:
-    """Adapt to each episode's support; mean NLL of the queries, mean over episodes, in nats."""
-    with torch.no_grad():
-        return float(_mean_nll(module, list(_features(module, episodes))))
+def dev_nlls(module: MetaModule, episodes: Sequence[EpisodeRows]) -> dict[str, float]:
+    """Adapt to each episode's support; the queries' NLL in nats, by task the mean over episodes."""
+    return _by_task(module, list(_features(module, episodes)))
 
 
-def fit_shift(module: MetaModule, episodes: Sequence[EpisodeRows]) -> float:
+def fit_shift(module: MetaModule, episodes: Sequence[EpisodeRows]) -> dict[str, float]:
     """Set how far the scorer's own weights are shifted to predict, in place.
 
     To where meta-dev queries have the least NLL, held back by a prior around no shift. On training
     tasks the backbone knows the classes, so that weights learned there make too sure of new ones.
 
     Returns:
-        The NLL by cross-validation: a task's queries are judged under the shift that the other
+        Each task's NLL by cross-validation: its queries are judged under the shift that the other
         tasks give, mean over episodes, in nats. Of one task alone, under its own.
     """
     scored = list(_features(module, episodes))
     tasks = list(dict.fromkeys(name for name, *_ in scored))
     folds = [tasks[i::FOLDS] for i in range(min(FOLDS, len(tasks)))]
-    total = 0.0
+    found: dict[str, float] = {}
     for held_out in folds:
-        asked = [one for one in scored if one[0] in held_out]
         _shift_to(module, [one for one in scored if one[0] not in held_out] or scored)
-        with torch.no_grad():
-            total += float(_mean_nll(module, asked)) * len(asked)
+        found |= _by_task(module, [one for one in scored if one[0] in held_out])
     if len(folds) > 1:
         _shift_to(module, scored)
-    return total / len(scored)
+    return {task: found[task] for task in tasks}
+
+
+def _by_task(module: MetaModule, scored: Sequence[Scored]) -> dict[str, float]:
+    tasks = dict.fromkeys(name for name, *_ in scored)
+    with torch.no_grad():
+        return {
+            task: float(_mean_nll(module, [one for one in scored if one[0] == task]))
+            for task in tasks
+        }
 
 
 def _shift_to(module: MetaModule, scored: Sequence[Scored]) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from bayes_lora.run_config import (
 from bayes_lora.scorers import LabelledRows, check_scorable, make_scorer
 
 WEIGHTS_FILE = "meta.safetensors"
-FORMAT = 1
+FORMAT = 2
 MOST_SUPPORT = 1000  # examples of a task, all of which a gradient step takes at once
 
 
@@ -45,17 +45,22 @@ class MetaPosterior:
     Args:
         module: What was trained.
         config: What it is.
-        dev_nll: Of the meta-dev tasks' queries after adapting to their supports, mean over
+        dev_nlls: Of each meta-dev task's queries after adapting to its supports, mean over
             episodes, in nats; always the same episodes, so that methods can be compared by it.
-            None where there are none.
+            Empty where there are no such tasks.
     """
 
     def __init__(
-        self, module: MetaModule, config: MetaConfig, dev_nll: float | None = None
+        self, module: MetaModule, config: MetaConfig, dev_nlls: Mapping[str, float] | None = None
     ) -> None:
         self.module = module.requires_grad_(False).eval()
         self.config = config
-        self.dev_nll = dev_nll
+        self.dev_nlls = dict(dev_nlls or {})
+
+    @property
+    def dev_nll(self) -> float | None:
+        """The mean over meta-dev tasks; None where there are none."""
+        return sum(self.dev_nlls.values()) / len(self.dev_nlls) if self.dev_nlls else None
 
     @property
     def backbone(self) -> Backbone:
@@ -160,8 +165,8 @@ class MetaPosterior:
         self.hand_over(module)
         module.amortization.load_state_dict(self.module.amortization.state_dict())
         held_out = development_episodes(module.hierarchy.model, dev, settings.episodes)
-        nll = fit_shift(module.eval(), held_out) if held_out else None
-        return MetaPosterior(module, config, nll)
+        nlls = fit_shift(module.eval(), held_out) if held_out else None
+        return MetaPosterior(module, config, nlls)
 
     def hand_over(self, module: MetaModule) -> None:
         """Start another module from this theta, and from the scorer's own weights if it has those.
@@ -193,7 +198,7 @@ class MetaPosterior:
             state = {n: v.contiguous().cpu() for n, v in self.module.state_dict().items()}
             safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
             described = origin(FORMAT, self.backbone) | self.config.to_json()
-            described["dev_nll"] = self.dev_nll
+            described["dev_nlls"] = self.dev_nlls
             (unfinished / META_FILE).write_text(json.dumps(described, indent=2) + "\n")
 
     @classmethod
@@ -213,7 +218,7 @@ class MetaPosterior:
         described = read_described(folder / META_FILE, FORMAT)
         try:
             config = MetaConfig.from_json(described)
-            dev_nll = described["dev_nll"]
+            dev_nlls = described["dev_nlls"]
             recorded = RecordedBackbone(**described["backbone"])
         except (KeyError, TypeError, AttributeError) as error:
             path = folder / META_FILE
@@ -221,4 +226,4 @@ class MetaPosterior:
         loaded = recorded.load(folder, name=backbone, dtype=dtype, device=device)
         module = config.build(loaded)
         load_state(folder / WEIGHTS_FILE, {"": module})
-        return cls(module, config, dev_nll)
+        return cls(module, config, dev_nlls)

@@ -92,8 +92,8 @@ def meta_fit(
     else:
         rest = _part(settings, settings.max_steps - pooled)
         train(module, tasks, held_out, rest, progress=progress)
-    nll = fit_shift(module.eval(), held_out) if dev else None
-    return MetaPosterior(module, config, nll)
+    nlls = fit_shift(module.eval(), held_out) if dev else None
+    return MetaPosterior(module, config, nlls)
 
 
 def _config(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 
-from bayes_lora.meta.development import dev_nll
+from bayes_lora.meta.development import dev_nlls
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.module import MetaModule
 
@@ -42,7 +42,8 @@ class MetaTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return the meta-dev queries' NLL under the average: mean over episodes, in nats."""
         with self.averaged(), self.at_rest():
-            metrics = {"eval_nll": dev_nll(self.module, self.dev)}
+            nlls = dev_nlls(self.module, self.dev)
+            metrics = {"eval_nll": sum(nlls.values()) / len(nlls)}
             self.worse += 1
             if metrics["eval_nll"] < self.best[0]:
                 self.best, self.worse = (metrics["eval_nll"], copied(self.module)), 0

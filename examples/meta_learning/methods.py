@@ -21,7 +21,7 @@ from bayes_lora import Posterior
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example
 from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
-from bayes_lora.meta.development import dev_nll
+from bayes_lora.meta.development import dev_nlls
 from bayes_lora.meta.episodes import development_episodes
 from bayes_lora.meta.meta_fit import POOLED
 from bayes_lora.scorers.pooled import PooledScorer
@@ -190,7 +190,7 @@ class Learner:
         made = meta_fit(self.suite.train, self.backbone, scorer="similarity", settings=settings)
         model, dev = made.module.hierarchy.model, self.suite.dev
         asked = development_episodes(model, dev, settings.episodes)
-        return MetaPosterior(made.module, made.config, dev_nll(made.module, asked))
+        return MetaPosterior(made.module, made.config, dev_nlls(made.module, asked))
 
     @cached_property
     def multi_task(self) -> MetaPosterior:
@@ -222,12 +222,12 @@ class Learner:
 
     @cached_property
     def own_scorer(self) -> str:
-        """ABMLL's, which meta-dev tasks choose around the multi-task adapter."""
+        """ABMLL's: its default, unless meta-dev tasks say that the plain one is better."""
         known = self.known.get("abmll, gradient")
         if known:
             return str(known["scorer"])
-        tried = [self.without_episodes(scorer) for scorer in ("discriminant", "similarity")]
-        return scorer_of(min(tried, key=on_dev))
+        default, plain = map(self.without_episodes, ("discriminant", "similarity"))
+        return scorer_of(plain if surely_better(plain, default) else default)
 
     def without_episodes(self, scorer: str) -> MetaPosterior:
         """ABMLL around the multi-task adapter."""
@@ -288,6 +288,18 @@ def on_dev(learned: MetaPosterior) -> float:
     """What choices go by: the NLL of meta-dev tasks."""
     assert learned.dev_nll is not None, "a suite has meta-dev tasks"
     return learned.dev_nll
+
+
+def surely_better(one: MetaPosterior, other: MetaPosterior) -> bool:
+    """Say whether its NLL on meta-dev tasks is lower by more than a standard error.
+
+    Meta-dev tasks are few, and the least mean of several is often one of chance: what is simpler,
+    or known to be good, is kept unless the others are better beyond it (Breiman et al. 1984,
+    Classification and Regression Trees, section 3.4.3).
+    """
+    gained = [other.dev_nlls[task] - nll for task, nll in one.dev_nlls.items()]
+    error = float(np.std(gained, ddof=1)) / len(gained) ** 0.5 if len(gained) > 1 else 0.0
+    return float(np.mean(gained)) > error
 
 
 def last_better(tried: Iterable[MetaPosterior]) -> MetaPosterior:
