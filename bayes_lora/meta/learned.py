@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import safetensors.torch
 import torch
@@ -60,7 +61,7 @@ class MetaPosterior:
     @property
     def dev_nll(self) -> float | None:
         """The mean over meta-dev tasks; None where there are none."""
-        return sum(self.dev_nlls.values()) / len(self.dev_nlls) if self.dev_nlls else None
+        return fmean(self.dev_nlls.values()) if self.dev_nlls else None
 
     @property
     def backbone(self) -> Backbone:

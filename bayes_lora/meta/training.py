@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,8 +43,7 @@ class MetaTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return the meta-dev queries' NLL under the average: mean over episodes, in nats."""
         with self.averaged(), self.at_rest():
-            nlls = dev_nlls(self.module, self.dev)
-            metrics = {"eval_nll": sum(nlls.values()) / len(nlls)}
+            metrics = {"eval_nll": fmean(dev_nlls(self.module, self.dev).values())}
             self.worse += 1
             if metrics["eval_nll"] < self.best[0]:
                 self.best, self.worse = (metrics["eval_nll"], copied(self.module)), 0

@@ -221,31 +221,35 @@ class Learner:
         return min(tried, key=on_dev)
 
     @cached_property
-    def own_scorer(self) -> str:
-        """ABMLL's: its default, unless meta-dev tasks say that the plain one is better."""
+    def without_episodes(self) -> MetaPosterior:
+        """ABMLL around the multi-task adapter.
+
+        Its scorer is the default, unless meta-dev tasks say that the plain one is better.
+        """
         known = self.known.get("abmll, gradient")
         if known:
-            return str(known["scorer"])
-        default, plain = map(self.without_episodes, ("discriminant", "similarity"))
-        return scorer_of(plain if surely_better(plain, default) else default)
+            return self._around(known["scorer"])
+        default, plain = map(self._around, ("discriminant", "similarity"))
+        return plain if surely_better(plain, default) else default
 
-    def without_episodes(self, scorer: str) -> MetaPosterior:
-        """ABMLL around the multi-task adapter."""
+    def _around(self, scorer: str) -> MetaPosterior:
         return self.revised(self.multi_task, JUDGED, scorer, method="abmll")
 
     def with_episodes(self, **changes: Any) -> MetaPosterior:
         """The same trained on: pooled rows had their share of the steps, episodes have the rest."""
+        scorer = scorer_of(self.without_episodes)
         steps = round(self.budget.max_steps * (1 / POOLED - 1))
-        return self.fit("abmll", self.own_scorer, start=self.multi_task, max_steps=steps, **changes)
+        return self.fit("abmll", scorer, start=self.multi_task, max_steps=steps, **changes)
 
     def gradient(self) -> MetaPosterior:
         """ABMLL by gradient; meta-dev tasks say whether episodes helped, then steps, then tau."""
         name = "abmll, gradient"
-        both = self.without_episodes(self.own_scorer), self.with_episodes(steps=JUDGED)
-        best = self.tuned(name, min(both, key=on_dev))
-        known, steps = self.known.get(name), best.config.settings.gradient_steps
+        started = min(self.without_episodes, self.with_episodes(steps=JUDGED), key=on_dev)
+        known = self.known.get(name)
         if known:
-            return self.revised(best, steps, tau=known["tau"])
+            return self.revised(started, known["steps"], tau=known["tau"])
+        best = self.tuned(name, started)
+        steps = best.config.settings.gradient_steps
         return min([best, *(self.revised(best, steps, tau=tau) for tau in TAUS)], key=on_dev)
 
     def encoder(self) -> MetaPosterior:
