@@ -28,7 +28,7 @@ from bayes_lora.scorers.pooled import PooledScorer
 
 DRAWS = 3
 STEPS = (0, 4, 12)  # on a new task, chosen among on meta-dev
-TAUS = (0.05, 0.2)  # beside the default, which training has
+TAUS = (0.02, 0.05, 0.2)  # beside the default, which training has
 STEPS_ALONE = (4, 12, 40)  # from an adapter that knows nothing
 PUBLISHED_RATES = ((1e-5, 5e-5), (2e-3, 1e-3))  # of a task's weights and theta's; the paper's first
 Predict = Callable[[Sequence[Sequence[Example]], Sequence[Example]], list[np.ndarray]]
@@ -242,15 +242,22 @@ class Learner:
         return self.fit("abmll", scorer, start=self.multi_task, max_steps=steps, **changes)
 
     def gradient(self) -> MetaPosterior:
-        """ABMLL by gradient; meta-dev tasks say whether episodes helped, then steps, then tau."""
+        """ABMLL by gradient; meta-dev tasks say steps, then tau, and then whether episodes helped.
+
+        The last is asked of what is then used: steps from elsewhere or another tau may make good
+        what episodes spoilt.
+        """
         name = "abmll, gradient"
-        started = min(self.without_episodes, self.with_episodes(steps=JUDGED), key=on_dev)
+        both = self.without_episodes, self.with_episodes(steps=JUDGED)
         known = self.known.get(name)
         if known:
-            return self.revised(started, known["steps"], tau=known["tau"])
-        best = self.tuned(name, started)
-        steps = best.config.settings.gradient_steps
-        return min([best, *(self.revised(best, steps, tau=tau) for tau in TAUS)], key=on_dev)
+            steps, tau = known["steps"], known["tau"]
+        else:
+            best = self.tuned(name, min(both, key=on_dev))
+            steps = best.config.settings.gradient_steps
+            best = min([best, *(self.revised(best, steps, tau=tau) for tau in TAUS)], key=on_dev)
+            tau = best.config.settings.tau
+        return min((self.revised(one, steps, tau=tau) for one in both), key=on_dev)
 
     def encoder(self) -> MetaPosterior:
         """ABMLL by encoder, with the same scorer."""
