@@ -6,7 +6,7 @@ from bayes_lora.data import Task, read, unlabelled
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal
 from bayes_lora.errors import BayesLoraError
 from bayes_lora.inference import FitSettings, ModelSettings, fit
-from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
+from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit, tuned
 from bayes_lora.posterior import Posterior
 from bayes_lora.predict import Predictions
 
@@ -29,5 +29,6 @@ __all__ = [
     "load_backbone",
     "meta_fit",
     "read",
+    "tuned",
     "unlabelled",
 ]

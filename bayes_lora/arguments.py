@@ -102,7 +102,8 @@ def _add_meta_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer",
         choices=CARRIED,
-        help="default: discriminant for an encoder, likelihood for a language model",
+        help="default: discriminant for an encoder, or similarity where meta-dev tasks have it "
+        "surely better; likelihood for a language model",
     )
     parser.add_argument("--adapter", default="lora", choices=sorted(ADAPTERS))
     parser.add_argument("--rank", type=int, default=LoRA().rank, help="rank of the adapter")
@@ -126,8 +127,9 @@ def _add_meta_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps",
         type=int,
-        help="gradient steps on a new task (default 15, none with the encoder); fomaml, reptile "
-        "and abmll-published take as many on training tasks",
+        help="gradient steps on a new task (default: abmll chooses 0, 4 or 15 on meta-dev tasks, "
+        "its encoder takes none, others 15); fomaml, reptile and abmll-published take as many on "
+        "training tasks",
     )
     parser.add_argument(
         "--max-steps", type=int, help=f"optimizer steps (default {defaults.max_steps})"

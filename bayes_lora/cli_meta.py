@@ -13,11 +13,12 @@ from bayes_lora.data import Task, TaskSet, check_disjoint, read, remove_overlap,
 from bayes_lora.data.partition import read_partition
 from bayes_lora.data.spec import Request, find
 from bayes_lora.errors import ConfigError, InputDataError, RunFolderError, check_seed
-from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
+from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit, tuned
 from bayes_lora.meta.adapted import Shots, write_adapted
 from bayes_lora.meta.meta_fit import default_meta_scorer
+from bayes_lora.meta.tuning import STEPS
 from bayes_lora.run_config import META_FILE, check_free
-from bayes_lora.scorers import keep_scorable, make_scorer
+from bayes_lora.scorers import Discriminant, keep_scorable, make_scorer
 
 HELD_OUT = 0.2  # of the tasks, where no meta-dev tasks are given
 FLAGS = (
@@ -59,8 +60,23 @@ def run_meta_fit(arguments: argparse.Namespace) -> None:
         settings=settings,
         progress=True,
     )
+    if len(dev) and settings.method == "abmll" and settings.amortization == "gradient":
+        learned = _tuned(learned, dev, arguments)
     learned.save_pretrained(arguments.out)
     print(f"Meta run written to {arguments.out}")
+
+
+def _tuned(learned: MetaPosterior, dev: TaskSet, arguments: argparse.Namespace) -> MetaPosterior:
+    """Choose on the meta-dev tasks what the user has not said of how to adapt."""
+    plain = arguments.scorer is None and isinstance(learned.config.scorer, Discriminant)
+    steps = STEPS if arguments.steps is None else (arguments.steps,)
+    learned = tuned(learned, dev, scorers=("similarity",) if plain else (), steps=steps)
+    settings, name = learned.config.settings, learned.config.to_json()["scorer"]["type"]
+    print(
+        f"Chosen on meta-dev tasks: scorer {name}, {settings.gradient_steps} step(s), "
+        f"tau {settings.tau:g}; NLL {learned.dev_nll:.3f} after adapting"
+    )
+    return learned
 
 
 def run_adapt(arguments: argparse.Namespace) -> None:

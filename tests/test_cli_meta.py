@@ -142,6 +142,23 @@ def test_all_rows_are_taken_without_support(meta: Workplace) -> None:
     assert not any("support_size" in row for row in _predictions(meta, "few.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], r"scorer (discriminant|similarity), (0|4|15) step\(s\), tau 0\.\d+; NLL"),
+        (["--scorer", "discriminant", "--steps", "3"], r"scorer discriminant, 3 step\(s\), tau"),
+        (["--method", "multi-task"], None),
+    ],
+)
+def test_what_the_user_does_not_say_is_chosen_on_meta_dev_tasks(
+    place: Workplace, flags: list[str], said: str | None
+) -> None:
+    status, error = _meta_fit(place, *flags)
+    assert status == 0, error
+    found = re.search("Chosen on meta-dev tasks: " + (said or ""), place.out)
+    assert bool(found) == (said is not None), place.out
+
+
 def test_meta_dev_tasks_of_ones_own(place: Workplace) -> None:
     plan = {"train": ["films", "foods"], "dev": ["days"], "test": ["songs"]}
     place.write("part.json", json.dumps(plan))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -35,11 +34,6 @@ def row(text: str, label: int, options: tuple[str, ...] = LABELS) -> Example:
     return Example(input=text, options=options, label=label, where=text)
 
 
-@dataclass(frozen=True)
-class Tried:
-    dev_nll: float
-
-
 def test_frequencies_are_counts_with_one_more_of_each(scripts: SimpleNamespace) -> None:
     support = [row("a", 0), row("b", 0), row("c", 2)]
     queries = [row("d", 1), row("e", 0, LABELS[::-1]), row("f", 0, LABELS[:2])]
@@ -47,39 +41,6 @@ def test_frequencies_are_counts_with_one_more_of_each(scripts: SimpleNamespace) 
     expected = [[3 / 6, 1 / 6, 2 / 6], [2 / 6, 1 / 6, 3 / 6], [3 / 4, 1 / 4, 0]]
     np.testing.assert_allclose(found, expected)
     np.testing.assert_allclose(prior, [[1 / 3] * 3, [1 / 3] * 3, [0.5, 0.5, 0]])
-
-
-@pytest.mark.parametrize(
-    ("values", "best", "asked"),
-    [([0.5, 0.4, 0.3], 0.3, 3), ([0.5, 0.4, 0.4, 0.1], 0.4, 3), ([0.5, 0.6, 0.1], 0.5, 2)],
-)
-def test_more_steps_are_tried_while_they_help(
-    scripts: SimpleNamespace, values: list[float], best: float, asked: int
-) -> None:
-    tried = []
-
-    def one(value: float) -> Tried:
-        tried.append(value)
-        return Tried(value)
-
-    assert scripts.methods.last_better(map(one, values)) == Tried(best)
-    assert tried == values[:asked]
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "better"),
-    [
-        ([0.5, 0.4, 0.6], [0.6, 0.5, 0.7], True),  # on every task, alike
-        ([0.5, 0.4, 0.8], [0.9, 0.5, 0.5], False),  # better on the mean, by less than its error
-        ([0.6, 0.5], [0.5, 0.4], False),
-        ([0.4], [0.5], True),
-    ],
-)
-def test_a_default_is_kept_unless_another_is_better_beyond_a_standard_error(
-    scripts: SimpleNamespace, one: list[float], other: list[float], better: bool
-) -> None:
-    found = [SimpleNamespace(dev_nlls=dict(enumerate(nlls))) for nlls in (one, other)]
-    assert scripts.methods.surely_better(*found) == better
 
 
 def make_task(suites: ModuleType) -> object:

@@ -6,7 +6,7 @@ is how sure the scorer makes (but for `zero-shot`, and for `lora`, which stays a
 """
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,6 +24,7 @@ from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_f
 from bayes_lora.meta.development import dev_nlls
 from bayes_lora.meta.episodes import development_episodes
 from bayes_lora.meta.meta_fit import POOLED
+from bayes_lora.meta.tuning import last_better, on_dev, surely_better
 from bayes_lora.scorers.pooled import PooledScorer
 
 DRAWS = 3
@@ -293,35 +294,6 @@ ONCE = (
     "lora + temperature",
 )
 NAMES = ("frequencies", "zero-shot", *METHODS)
-
-
-def on_dev(learned: MetaPosterior) -> float:
-    """What choices go by: the NLL of meta-dev tasks."""
-    assert learned.dev_nll is not None, "a suite has meta-dev tasks"
-    return learned.dev_nll
-
-
-def surely_better(one: MetaPosterior, other: MetaPosterior) -> bool:
-    """Say whether its NLL on meta-dev tasks is lower by more than a standard error.
-
-    Meta-dev tasks are few, and the least mean of several is often one of chance: what is simpler,
-    or known to be good, is kept unless the others are better beyond it (Breiman et al. 1984,
-    Classification and Regression Trees, section 3.4.3).
-    """
-    gained = [other.dev_nlls[task] - nll for task, nll in one.dev_nlls.items()]
-    error = float(np.std(gained, ddof=1)) / len(gained) ** 0.5 if len(gained) > 1 else 0.0
-    return float(np.mean(gained)) > error
-
-
-def last_better(tried: Iterable[MetaPosterior]) -> MetaPosterior:
-    """Go on for as long as the meta-dev NLL gets better; give the best."""
-    rest = iter(tried)
-    best = next(rest)
-    for one in rest:
-        if on_dev(one) >= on_dev(best):
-            break
-        best = one
-    return best
 
 
 def scorer_of(learned: MetaPosterior) -> str:
