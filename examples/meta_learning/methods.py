@@ -24,7 +24,7 @@ from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_f
 from bayes_lora.meta.development import dev_nlls
 from bayes_lora.meta.episodes import development_episodes
 from bayes_lora.meta.meta_fit import POOLED
-from bayes_lora.meta.tuning import last_better, on_dev, surely_better
+from bayes_lora.meta.tuning import last_better, on_dev, surely_better, tuned
 from bayes_lora.scorers.pooled import PooledScorer
 
 DRAWS = 3
@@ -248,16 +248,13 @@ class Learner:
         The last is asked of what is then used: steps from elsewhere or another tau may make good
         what episodes spoilt.
         """
-        name = "abmll, gradient"
         both = self.without_episodes, self.with_episodes(steps=JUDGED)
-        known = self.known.get(name)
+        known = self.known.get("abmll, gradient")
         if known:
             steps, tau = known["steps"], known["tau"]
         else:
-            best = self.tuned(name, min(both, key=on_dev))
-            steps = best.config.settings.gradient_steps
-            best = min([best, *(self.revised(best, steps, tau=tau) for tau in TAUS)], key=on_dev)
-            tau = best.config.settings.tau
+            best = tuned(min(both, key=on_dev), self.suite.dev, steps=STEPS, taus=TAUS)
+            steps, tau = best.config.settings.gradient_steps, best.config.settings.tau
         return min((self.revised(one, steps, tau=tau) for one in both), key=on_dev)
 
     def encoder(self) -> MetaPosterior:
