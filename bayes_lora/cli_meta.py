@@ -71,10 +71,11 @@ def _tuned(learned: MetaPosterior, dev: TaskSet, arguments: argparse.Namespace) 
     plain = arguments.scorer is None and isinstance(learned.config.scorer, Discriminant)
     steps = STEPS if arguments.steps is None else (arguments.steps,)
     learned = tuned(learned, dev, scorers=("similarity",) if plain else (), steps=steps)
-    settings, name = learned.config.settings, learned.config.to_json()["scorer"]["type"]
+    settings = learned.config.settings
     print(
-        f"Chosen on meta-dev tasks: scorer {name}, {settings.gradient_steps} step(s), "
-        f"tau {settings.tau:g}; NLL {learned.dev_nll:.3f} after adapting"
+        f"Chosen on meta-dev tasks: scorer {learned.config.scorer_name}, "
+        f"{settings.gradient_steps} step(s), tau {settings.tau:g}; "
+        f"NLL {learned.dev_nll:.3f} after adapting"
     )
     return learned
 

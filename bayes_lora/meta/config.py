@@ -17,7 +17,7 @@ from bayes_lora.meta.published import LoRAOutputs, PublishedABMLL, PublishedStep
 from bayes_lora.meta.settings import MetaSettings
 from bayes_lora.meta.theta import THETA_GUIDES, ThetaGuide, adapter_sites
 from bayes_lora.model import BayesianModel
-from bayes_lora.named import named_from_json, named_to_json
+from bayes_lora.named import name_of, named_from_json, named_to_json
 from bayes_lora.scorers import SCORERS, Conjugate, Scorer
 
 TASK = "task"
@@ -50,6 +50,11 @@ class MetaConfig:
     tasks: tuple[str, ...]
     dev_tasks: tuple[str, ...]
     label_sets: tuple[tuple[str, ...], ...]
+
+    @property
+    def scorer_name(self) -> str:
+        """The scorer's name on the command line."""
+        return name_of(self.scorer, SCORERS)
 
     def build(self, backbone: Backbone) -> MetaModule:
         """Make the program, theta and the amortization, at their starting values."""

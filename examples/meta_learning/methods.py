@@ -124,7 +124,7 @@ class Learner:
         learned = METHODS[method](self)
         settings = learned.config.settings
         self.chosen[method] = {
-            "scorer": scorer_of(learned),
+            "scorer": learned.config.scorer_name,
             "steps": settings.gradient_steps,
             "meta_steps": settings.max_steps,
             "tau": settings.tau,
@@ -238,7 +238,7 @@ class Learner:
 
     def with_episodes(self, **changes: Any) -> MetaPosterior:
         """The same trained on: pooled rows had their share of the steps, episodes have the rest."""
-        scorer = scorer_of(self.without_episodes)
+        scorer = self.without_episodes.config.scorer_name
         steps = round(self.budget.max_steps * (1 / POOLED - 1))
         return self.fit("abmll", scorer, start=self.multi_task, max_steps=steps, **changes)
 
@@ -291,11 +291,6 @@ ONCE = (
     "lora + temperature",
 )
 NAMES = ("frequencies", "zero-shot", *METHODS)
-
-
-def scorer_of(learned: MetaPosterior) -> str:
-    """Name a meta-fit's scorer."""
-    return str(learned.config.to_json()["scorer"]["type"])
 
 
 def frequencies(
