@@ -10,6 +10,7 @@ from bayes_lora.inference import FitSettings
 from bayes_lora.meta import EpisodeSettings, MetaSettings
 from bayes_lora.meta.settings import AMORTIZATIONS, METHODS
 from bayes_lora.meta.theta import THETA_GUIDES
+from bayes_lora.meta.tuning import STEPS
 from bayes_lora.scorers import SCORERS
 
 DTYPES = ("bfloat16", "float32")
@@ -127,9 +128,9 @@ def _add_meta_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps",
         type=int,
-        help="gradient steps on a new task (default: abmll chooses 0, 4 or 15 on meta-dev tasks, "
-        "its encoder takes none, others 15); fomaml, reptile and abmll-published take as many on "
-        "training tasks",
+        help="gradient steps on a new task (default: abmll chooses among "
+        f"{', '.join(map(str, STEPS))} on meta-dev tasks, its encoder takes none, others 15); "
+        "fomaml, reptile and abmll-published take as many on training tasks",
     )
     parser.add_argument(
         "--max-steps", type=int, help=f"optimizer steps (default {defaults.max_steps})"

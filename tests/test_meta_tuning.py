@@ -35,8 +35,7 @@ def test_steps_then_tau_then_the_scorer(learned: MetaPosterior) -> None:
                 one = learned.revised(settings, dev=[NEW], scorer=scorer)
                 tried[scorer, steps, tau] = one.dev_nll
     settings = found.config.settings
-    scorer = str(found.config.to_json()["scorer"]["type"])
-    assert found.dev_nll == tried[scorer, settings.steps, settings.tau]
+    assert found.dev_nll == tried[found.config.scorer_name, settings.steps, settings.tau]
     for name in ("discriminant", "similarity"):
         steps = min((0, 2), key=lambda s, n=name: tried[n, s, SHORT.tau])
         best = min(tried[name, steps, tau] for tau in (SHORT.tau, 0.05, 0.3))

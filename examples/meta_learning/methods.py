@@ -29,7 +29,6 @@ from bayes_lora.scorers.pooled import PooledScorer
 
 DRAWS = 3
 STEPS = (0, 4, 12)  # on a new task, chosen among on meta-dev
-TAUS = (0.02, 0.05, 0.2)  # beside the default, which training has
 STEPS_ALONE = (4, 12, 40)  # from an adapter that knows nothing
 PUBLISHED_RATES = ((1e-5, 5e-5), (2e-3, 1e-3))  # of a task's weights and theta's; the paper's first
 Predict = Callable[[Sequence[Sequence[Example]], Sequence[Example]], list[np.ndarray]]
@@ -253,7 +252,7 @@ class Learner:
         if known:
             steps, tau = known["steps"], known["tau"]
         else:
-            best = tuned(min(both, key=on_dev), self.suite.dev, steps=STEPS, taus=TAUS)
+            best = tuned(min(both, key=on_dev), self.suite.dev, steps=STEPS)
             steps, tau = best.config.settings.gradient_steps, best.config.settings.tau
         return min((self.revised(one, steps, tau=tau) for one in both), key=on_dev)
 
