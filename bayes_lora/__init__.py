@@ -1,6 +1,6 @@
 """bayes-lora: a posterior over low-rank adapters of a transformer, and predictions from it."""
 
-from bayes_lora.adapters import LoRA
+from bayes_lora.adapters import KronA, LoRA
 from bayes_lora.backbone import load_backbone
 from bayes_lora.data import Task, read, unlabelled
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal
@@ -16,6 +16,7 @@ __all__ = [
     "EpisodeSettings",
     "FitSettings",
     "Flat",
+    "KronA",
     "LearnedNormal",
     "LoRA",
     "MetaPosterior",

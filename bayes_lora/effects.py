@@ -94,24 +94,56 @@ class Flat(Prior):
         return _FlatPrior(start.shape)
 
 
-PRIORS: dict[str, type[Prior]] = {"normal": Normal, "learned-normal": LearnedNormal, "flat": Flat}
+@dataclass(frozen=True)
+class Pooled(Prior):
+    """The prior of levels whose spread tau is learned from how much they differ.
+
+    A level's deviation is Normal(0, (tau * shape)^2) along a few directions measured in the data
+    (see ``LevelEffect``); tau, in nats of a logit, is what a level's logits typically deviate by.
+
+    Args:
+        scale: Of the half-normal prior of tau.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("A prior scale", self.scale)
+
+    def build(self, start: Tensor, unit: float) -> PriorModule:
+        """Refuse: only the levels of an attribute have a spread that can be learned so."""
+        raise ConfigError(
+            "A Pooled prior is for the levels of an attribute: give the effect an attribute, or "
+            "take a LearnedNormal prior."
+        )
+
+
+PRIORS: dict[str, type[Prior]] = {
+    "normal": Normal,
+    "learned-normal": LearnedNormal,
+    "flat": Flat,
+    "pooled": Pooled,
+}
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A term of the model: an adapter whose factors everybody shares, and their prior.
+    """A term of the model: an adapter, who shares its factors, and their prior.
 
     Args:
         name: Names the effect's sites, such as ``population.query.A``.
         adapter: What the update is made of.
         prior: Prior of every factor that ``priors`` does not name.
         priors: Factor name to a prior of its own.
+        by: The attribute whose levels (each user, each domain) differ in the adapter's factors
+            that start at zero; the others they share. None: everybody shares all.
     """
 
     name: str
     adapter: Adapter = field(default_factory=LoRA)
     prior: Prior = field(default_factory=Normal)
     priors: dict[str, Prior] = field(default_factory=dict)
+    by: str | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.priors) - set(self.adapter.factors(1, 1))
@@ -132,6 +164,7 @@ class Effect:
             "adapter": named_to_json(self.adapter, ADAPTERS),
             "prior": self.prior.to_json(),
             "priors": {factor: prior.to_json() for factor, prior in self.priors.items()},
+            "by": self.by,
         }
 
     @staticmethod
@@ -142,6 +175,7 @@ class Effect:
             named_from_json(described["adapter"], ADAPTERS),
             Prior.from_json(described["prior"]),
             {factor: Prior.from_json(prior) for factor, prior in described["priors"].items()},
+            described.get("by"),
         )
 
 

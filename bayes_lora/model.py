@@ -1,5 +1,6 @@
 """The Pyro program: priors on factors, a backbone that takes them, labels (docs/maths.md)."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,11 +12,36 @@ from torch import Tensor, nn
 
 from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, FactorKey
+from bayes_lora.data.attributes import Levels
 from bayes_lora.effects import Effect, Prior, PriorModule
 from bayes_lora.errors import ConfigError
+from bayes_lora.fusion import Fusion, fused
+from bayes_lora.level_effect import LevelBatch, LevelEffect, LevelRows
+from bayes_lora.reconstruction import log_likelihood
 from bayes_lora.scorers import Batch, Scorer
 
 HEAD = "head"
+TERM_SITES = ("tokens", "coarse-label", "distillation")  # what may be observed beside the label
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What M2A's loss has beside the labels' likelihood (arXiv 2503.06085, eq. 5 to 8).
+
+    Args:
+        reconstruction: Weight alpha of the rows' own tokens' log-likelihood, a mean over tokens.
+        distillation: Whether the population alone (the coarse network) also learns the labels, and
+            is held near the full one by their KL divergence, for rows whose levels are unknown.
+    """
+
+    reconstruction: float = 0.0
+    distillation: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.reconstruction < math.inf:
+            raise ConfigError(
+                f"reconstruction must be a weight of 0 or more, not {self.reconstruction}."
+            )
 
 
 @dataclass(frozen=True)
@@ -55,6 +81,9 @@ class BayesianModel(nn.Module):
             algorithm runs on the program.
         share_rows: With G vectorised particles, give each G-th part of the batch to one particle
             (the unbiased, cheap estimator the fit uses) instead of the whole batch to every one.
+        levels: Of each effect with an attribute, by its name, the levels in the training data.
+        fusion: How the views of such a model become one prediction.
+        terms: What is observed beside the labels.
     """
 
     def __init__(
@@ -68,6 +97,9 @@ class BayesianModel(nn.Module):
         seed: int = 0,
         kl_weight: float = 1.0,
         share_rows: bool = False,
+        levels: Mapping[str, Levels] | None = None,
+        fusion: Fusion = Fusion.SUM,
+        terms: Terms = Terms(),
     ) -> None:
         super().__init__()
         object.__setattr__(self, "backbone", backbone)  # frozen: neither trained nor saved
@@ -78,40 +110,53 @@ class BayesianModel(nn.Module):
         self.num_rows = num_rows
         self.kl_weight = kl_weight
         self.share_rows = share_rows
+        self.fusion = fusion
+        self.terms = terms
+        self.level_effects = nn.ModuleDict()
+        self.by_level: dict[str, LevelEffect] = {}
         self.sites: dict[str, Site] = {}
         self.priors = nn.ModuleDict()
         self._prior_of: dict[str, PriorModule] = {}
         generator = torch.Generator().manual_seed(seed)
         for effect in effects:
-            for group in backbone.groups:
-                factors = effect.adapter.factors(group.d_in, group.d_out)
-                for name, factor in factors.items():
-                    key = (effect.name, group.name, name)
-                    stacked = replace(factor, shape=(len(group.layers), *factor.shape))
-                    self._add(".".join(key), stacked, effect.prior_of(name), key, generator)
+            if effect.by is not None:
+                self._add_levels(effect, (levels or {})[effect.name], generator)
+                continue
+            for key, factor in self._factors(effect):
+                start = _start(factor, generator)
+                self._add(".".join(key), factor, effect.prior_of(key[2]), key, start)
         for name, factor in scorer.factors(backbone.hidden_size).items():
-            self._add(f"{HEAD}.{name}", factor, head_prior, None, generator)
+            start = _start(factor, generator)
+            self._add(f"{HEAD}.{name}", factor, head_prior, None, start)
 
     backbone: Backbone
 
-    def forward(self, batch: Batch, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        batch: Batch,
+        labels: Tensor | None = None,
+        levels: Mapping[str, LevelBatch] | None = None,
+    ) -> Tensor:
         """Run the program: draw weights, score the rows, observe (or draw) the labels.
 
         Args:
             batch: The scorer's tensors for B rows, in one group, or as many as there are particles
                 where these share the rows.
             labels: Option indices ``[B]``; None to draw them.
+            levels: Of each effect with levels, those in the batch; effects that are not named are
+                left out of the program. One particle only.
 
         Returns:
             Logits, ``[B, options]``, or ``[G, rows each, options]`` under G particles.
         """
         values = {name: pyro.sample(name, self.prior(name)) for name in self.sites}
+        own = {name: self._sample_levels(name, batch) for name, batch in (levels or {}).items()}
         lead = self._particle_shape(values)
         draws = lead.numel()
         if not self.share_rows:
             batch = self.scorer.repeat(batch, draws)
         flat = {n: v.reshape(draws, *self.sites[n].shape) for n, v in values.items()}
-        logits = self.logits(batch, flat)
+        logits = self.logits(batch, flat, levels=own)
         logits = logits.view(*lead[:-1], -1, logits.shape[-1])
         if labels is not None:
             labels = labels.view(logits.shape[:-1]) if self.share_rows else labels
@@ -119,7 +164,29 @@ class BayesianModel(nn.Module):
         tempering = poutine.scale(scale=1.0 / self.kl_weight)
         with tempering, pyro.plate("rows", self.num_rows, subsample=rows, dim=-1):
             pyro.sample("label", self.scorer.label_distribution(logits), obs=labels)
+            if labels is not None:
+                self._observe_terms(batch, labels, logits, flat, own)
         return logits
+
+    def _observe_terms(
+        self,
+        batch: Batch,
+        labels: Tensor,
+        logits: Tensor,
+        values: Mapping[str, Tensor],
+        levels: Mapping[str, LevelRows],
+    ) -> None:
+        """Observe what else the loss has, as sites beside the label."""
+        if self.terms.reconstruction:
+            with self.under(values, levels):
+                tokens = log_likelihood(self.backbone, batch).view(logits.shape[:-1])
+            pyro.factor("tokens", self.terms.reconstruction * tokens)
+        if self.terms.distillation and levels:
+            coarse = self.logits(batch, values).view_as(logits)
+            pyro.sample("coarse-label", self.scorer.label_distribution(coarse), obs=labels)
+            full, held = logits.log_softmax(-1), coarse.log_softmax(-1)
+            divergence = (full.exp() * (full - held).masked_fill(full == -torch.inf, 0.0)).sum(-1)
+            pyro.factor("distillation", -divergence)
 
     def prior(self, site: str) -> pyro.distributions.TorchDistribution:
         """Return the prior of one site."""
@@ -131,7 +198,11 @@ class BayesianModel(nn.Module):
         return value.shape[: value.dim() - len(self.sites[name].shape)]
 
     def logits(
-        self, batch: Batch, values: Mapping[str, Tensor], shared: Tensor | None = None
+        self,
+        batch: Batch,
+        values: Mapping[str, Tensor],
+        shared: Tensor | None = None,
+        levels: Mapping[str, LevelRows] | None = None,
     ) -> Tensor:
         """Score rows under given weights, without Pyro.
 
@@ -140,20 +211,60 @@ class BayesianModel(nn.Module):
             values: Site name to draws ``[R, *shape]``, R dividing B; rows ``i * B / R`` to
                 ``(i + 1) * B / R`` use draw i.
             shared: Embeddings of what the rows share under these draws (see ``Scorer``).
+            levels: Effect name to its levels' coordinates and the rows that have them; an effect
+                that is not named is no view of these rows.
 
         Returns:
             Logits ``[B, options]``.
         """
         head = {n.split(".", 1)[1]: values[n] for n, s in self.sites.items() if s.key is None}
-        with self.under(values):
-            return self.scorer.logits(self.backbone, batch, head, shared)
+
+        def run(values: Mapping[str, Tensor], levels: Mapping[str, LevelRows]) -> Tensor:
+            with self.under(values, levels):
+                return self.scorer.logits(self.backbone, batch, head, shared)
+
+        return fused(self, run, values, levels or {})
 
     @contextmanager
-    def under(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+    def under(
+        self, values: Mapping[str, Tensor], levels: Mapping[str, LevelRows] | None = None
+    ) -> Iterator[None]:
         """Put the adapters' weights in force for backbone passes inside the ``with`` block."""
-        factors = {s.key: values[n] for n, s in self.sites.items() if s.key is not None}
-        with self.backbone.adapted(factors, self.adapters):
+        levels = levels or {}
+        factors = {
+            s.key: values[n]
+            for n, s in self.sites.items()
+            if s.key is not None and (s.key[0] in levels or s.key[0] not in self.by_level)
+        }
+        for name, own in levels.items():
+            factors |= self.by_level[name].factors(own.padded())
+        rows = {name: own.entries() for name, own in levels.items()}
+        with self.backbone.adapted(factors, self.adapters, rows):
             yield
+
+    def _sample_levels(self, name: str, batch: LevelBatch) -> LevelRows:
+        """Draw the coordinates of the levels in a batch, each prior with its level's weight."""
+        prior = self.by_level[name].prior().expand([len(batch.present)])
+        with batch.plate(name):
+            return LevelRows(pyro.sample(level_site(name), prior), batch.rows)
+
+    def _factors(self, effect: Effect) -> Iterator[tuple[FactorKey, Factor]]:
+        """Name and describe the factors of an effect, stacked over layers."""
+        for group in self.backbone.groups:
+            for name, factor in effect.adapter.factors(group.d_in, group.d_out).items():
+                shape = (len(group.layers), *factor.shape)
+                yield (effect.name, group.name, name), replace(factor, shape=shape)
+
+    def _add_levels(self, effect: Effect, levels: Levels, generator: torch.Generator) -> None:
+        """Add an effect that differs by level; what its levels share is a site, or constant."""
+        shared = {k: f for k, f in self._factors(effect) if k[2] not in effect.adapter.zero_factors}
+        starts = {key: _start(factor, generator) for key, factor in shared.items()}
+        own = LevelEffect(effect, self.backbone.groups, levels, starts)
+        self.level_effects[parameter_name(effect.name)] = own
+        self.by_level[effect.name] = own
+        if not own.pooled:
+            for key, factor in shared.items():
+                self._add(".".join(key), factor, effect.prior_of(key[2]), key, starts[key])
 
     def _add(
         self,
@@ -161,15 +272,24 @@ class BayesianModel(nn.Module):
         factor: Factor,
         prior: Prior,
         key: FactorKey | None,
-        generator: torch.Generator,
+        start: Tensor,
     ) -> None:
-        start = torch.zeros(factor.shape)
-        if not factor.starts_at_zero:
-            start = torch.randn(factor.shape, generator=generator) * factor.unit
         self.sites[name] = Site(name, factor.shape, factor.unit, start, key)
         module = prior.build(start, factor.unit)
         self.priors[parameter_name(name)] = module
         self._prior_of[name] = module
+
+
+def _start(factor: Factor, generator: torch.Generator) -> Tensor:
+    """Make the value a fit starts at."""
+    if factor.starts_at_zero:
+        return torch.zeros(factor.shape)
+    return torch.randn(factor.shape, generator=generator) * factor.unit
+
+
+def level_site(effect: str) -> str:
+    """Name the site of an effect's levels."""
+    return f"{effect}.levels"
 
 
 def parameter_name(site: str) -> str:

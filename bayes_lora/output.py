@@ -1,7 +1,7 @@
 """predictions.jsonl: what the posterior says about each row, for people and for the report."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ def write_predictions(
     path: str | Path,
     *,
     support: Sequence[Support] | None = None,
+    level_counts: Sequence[Mapping[str, int]] = (),
 ) -> None:
     """Write one JSON object a row, atomically, task by task.
 
     Keys: ``task``, ``input``, ``options``, ``probabilities`` (mean over draws), ``label`` (the
     option's text, or null), ``num_draws`` (0: posterior mean, or no posterior),
     ``predictive_entropy``, ``expected_entropy`` and ``mutual_information`` (nats), ``attributes``.
-    With ``support`` also ``support_size`` and, if there is one, ``support_seed``.
+    With ``support`` also ``support_size`` and, if there is one, ``support_seed``; with
+    ``level_counts`` also these.
 
     Args:
         tasks: Their examples, task after task, are the rows of ``predictions``.
@@ -34,6 +36,8 @@ def write_predictions(
         support: For few-shot predictions, one pair a task: how many labelled examples its
             posterior was adapted on (in all or a class, but counted alike for every task), and
             the seed that drew them, or None. A task may come several times, under different pairs.
+        level_counts: Of a run with attributes, one mapping a row: by attribute, how many training
+            rows the row's level had.
 
     Raises:
         ConfigError: The file cannot be written, or there is not one ``support`` a task.
@@ -51,6 +55,8 @@ def write_predictions(
     with atomic_text(path) as file:
         for row, (name, example) in enumerate(examples):
             described = _describe(example, predictions, row, float(information[row]))
+            if level_counts:
+                described["level_counts"] = dict(level_counts[row])
             file.write(json.dumps({**name, **described}, ensure_ascii=False) + "\n")
 
 

@@ -1,5 +1,6 @@
 """A fitted posterior with its backbone: draws, predicts, saves, loads."""
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,16 +8,17 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_lora.backbone import Backbone
-from bayes_lora.data import Example
+from bayes_lora.data import Example, level_of
 from bayes_lora.effects import Normal
 from bayes_lora.errors import ConfigError
 from bayes_lora.files import atomic_folder
 from bayes_lora.guides import Guide, sample
+from bayes_lora.level_draws import Unknown, draw_levels, find_levels
 from bayes_lora.model import BayesianModel
-from bayes_lora.predict import Predictions, predict
+from bayes_lora.predict import Predictions, joined, predict, reordered
 from bayes_lora.run_config import (
     CONFIG_FILE,
     PosteriorConfig,
@@ -25,7 +27,7 @@ from bayes_lora.run_config import (
     load_state,
     read_config,
 )
-from bayes_lora.scorers import ClassHead, check_scorable, make_scorer
+from bayes_lora.scorers import ClassHead, Row, check_scorable, make_scorer
 
 WEIGHTS_FILE = "posterior.safetensors"
 
@@ -37,12 +39,21 @@ class Posterior:
         model: The program.
         guide: The fitted guide.
         config: What was fitted.
+        coarse: The population after a separation stage, which predicts where a row has no known
+            level.
     """
 
-    def __init__(self, model: BayesianModel, guide: Guide, config: PosteriorConfig) -> None:
+    def __init__(
+        self,
+        model: BayesianModel,
+        guide: Guide,
+        config: PosteriorConfig,
+        coarse: Guide | None = None,
+    ) -> None:
         self.model = model
         self.guide = guide
         self.config = config
+        self.coarse = coarse
 
     @classmethod
     def pretrained(cls, backbone: Backbone, scorer: str) -> "Posterior":
@@ -95,7 +106,7 @@ class Posterior:
         return not isinstance(self.config.scorer, ClassHead)
 
     def draw(self, num_draws: int, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draw all weights from the posterior.
+        """Draw all weights but those of levels from the posterior.
 
         Args:
             num_draws: How many; 0 gives the posterior mean, as one entry.
@@ -107,11 +118,7 @@ class Posterior:
         Raises:
             ConfigError: ``num_draws`` is negative.
         """
-        if num_draws < 0:
-            raise ConfigError(f"The number of draws cannot be negative: {num_draws}.")
-        if num_draws == 0:
-            return {name: value.unsqueeze(0) for name, value in self.guide.mean().items()}
-        return sample(self.guide, num_draws, seed)
+        return _draw(self.guide, num_draws, seed)
 
     def predict(
         self,
@@ -122,6 +129,7 @@ class Posterior:
         tokens_per_pass: int | None = None,
         keep_draws: bool = False,
         progress: Callable[[int], object] = lambda rows: None,
+        unknown: str = Unknown.PRIOR,
     ) -> Predictions:
         """Give probabilities of each example's options, averaged over posterior draws.
 
@@ -136,22 +144,60 @@ class Posterior:
             tokens_per_pass: Most tokens in one forward pass; None for the device's default.
             keep_draws: Also return each draw's probabilities.
             progress: Called with the number of rows done, after each chunk of rows.
+            unknown: What predicts for a level that training did not see, or a missing one:
+                ``prior``, a draw of the levels' prior; ``population``, none of its own (M2A's
+                dagger); ``average``, the mean of the levels there are.
 
         Raises:
-            ConfigError: No examples, or a negative number of draws.
+            ConfigError: No examples, a negative number of draws, or no such ``unknown``.
             InputDataError: The options of one cannot be scored.
         """
         check_scorable(self.config.scorer, self.model.backbone, examples)
         num_draws = draws if self.guide.random else min(draws, 1)
-        predictions = predict(
-            self.model,
-            self.draw(num_draws, seed=seed),
-            self.config.scorer.rows(self.model.backbone, examples),
-            tokens_per_pass=tokens_per_pass,
-            keep_draws=keep_draws,
-            progress=progress,
-        )
-        return replace(predictions, num_draws=num_draws)
+        found = find_levels(self.model, examples, self._unknown(unknown))
+        scored = self.config.scorer.rows(self.model.backbone, examples)
+        rows = [replace(row, levels=own) for row, own in zip(scored, found.rows, strict=True)]
+        levels = draw_levels(self.guide, self.model, found, num_draws, seed)
+        parts, order = [], []
+        for guide, places in self._who_predicts(rows):
+            parts.append(
+                predict(
+                    self.model,
+                    _draw(guide, num_draws, seed),
+                    [rows[place] for place in places],
+                    tokens_per_pass=tokens_per_pass,
+                    keep_draws=keep_draws,
+                    progress=progress,
+                    levels=levels,
+                )
+            )
+            order += places
+        return replace(reordered(joined(parts), order), num_draws=num_draws)
+
+    def _who_predicts(self, rows: Sequence[Row]) -> list[tuple[Guide, list[int]]]:
+        """Give rows without any level to the separated population, if there is one."""
+        if self.coarse is None:
+            return [(self.guide, list(range(len(rows))))]
+        alone = [i for i, row in enumerate(rows) if max(row.levels) < 0]
+        others = [i for i, row in enumerate(rows) if max(row.levels) >= 0]
+        return [(g, own) for g, own in ((self.guide, others), (self.coarse, alone)) if own]
+
+    def level_counts(self, examples: Sequence[Example]) -> list[dict[str, int]]:
+        """Count, by attribute, the training rows that each example's levels had; 0: unseen."""
+        known = [effect.levels for effect in self.model.by_level.values()]
+        return [
+            {own.attribute: own.count(level_of(example, own.attribute)) for own in known}
+            for example in examples
+        ]
+
+    def _unknown(self, unknown: str) -> Unknown:
+        """Read ``unknown``; a point has no prior to draw from, and predicts as the population."""
+        if unknown not in list(Unknown):
+            raise ConfigError(
+                f"There is no unknown {unknown!r}: choose from {', '.join(list(Unknown))}."
+            )
+        pooled = all(effect.pooled for effect in self.model.by_level.values())
+        return Unknown.POPULATION if unknown == Unknown.PRIOR and not pooled else Unknown(unknown)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the posterior to a new folder, all of it or nothing.
@@ -164,6 +210,8 @@ class Posterior:
         with atomic_folder(folder) as unfinished:
             state = {f"guide.{k}": v for k, v in self.guide.state_dict().items()}
             state |= {f"model.{k}": v for k, v in self.model.state_dict().items()}
+            if self.coarse is not None:
+                state |= {f"coarse.{k}": v for k, v in self.coarse.state_dict().items()}
             state = {k: v.contiguous().cpu() for k, v in state.items()}
             safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
             (unfinished / CONFIG_FILE).write_text(
@@ -194,5 +242,15 @@ class Posterior:
         config, recorded = read_config(folder / CONFIG_FILE)
         loaded = recorded.load(folder, name=backbone, dtype=dtype, device=device)
         model, guide = config.build(loaded)
-        load_state(folder / WEIGHTS_FILE, {"guide.": guide, "model.": model})
-        return cls(model, guide, config)
+        coarse = copy.deepcopy(guide) if config.separated else None
+        modules: dict[str, nn.Module] = {"guide.": guide, "model.": model}
+        load_state(folder / WEIGHTS_FILE, modules | ({"coarse.": coarse} if coarse else {}))
+        return cls(model, guide, config, coarse)
+
+
+def _draw(guide: Guide, num_draws: int, seed: int) -> dict[str, Tensor]:
+    if num_draws < 0:
+        raise ConfigError(f"The number of draws cannot be negative: {num_draws}.")
+    if num_draws == 0:
+        return {name: value.unsqueeze(0) for name, value in guide.mean().items()}
+    return sample(guide, num_draws, seed)

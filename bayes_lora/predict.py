@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayes_lora.backbone import TokenIds
 from bayes_lora.errors import ConfigError
+from bayes_lora.level_effect import LevelRows
 from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import Row
 from bayes_lora.scorers.base import repeated
@@ -59,6 +60,7 @@ def predict(
     tokens_per_pass: int | None = None,
     keep_draws: bool = False,
     progress: Callable[[int], object] = lambda rows: None,
+    levels: Draws | None = None,
 ) -> Predictions:
     """Score every row under every draw and average the *probabilities*.
 
@@ -72,6 +74,8 @@ def predict(
         tokens_per_pass: Most tokens (padding counted) in one pass; None for the device's default.
         keep_draws: Also return each draw's probabilities.
         progress: Called with the number of rows done, after each chunk of rows.
+        levels: Of each of the model's effects with levels, draws of some levels' coordinates,
+            ``[S, U, width]``, of which rows know their entries; None: the population predicts.
 
     Returns:
         Predictions in the order of ``rows``, whatever the chunks were.
@@ -82,7 +86,7 @@ def predict(
     budget = tokens_per_pass or TOKENS_PER_PASS[model.backbone.device.type]
     if not rows or budget < 1:
         raise ConfigError("Prediction needs at least one row and one token in a pass.")
-    run = _Run(model, draws, budget)
+    run = _Run(model, draws, budget, levels or {})
     mean: list[Array] = [np.empty(0)] * len(rows)
     expected = np.zeros(len(rows))
     kept: list[Array] = [np.empty(0)] * len(rows) if keep_draws else []
@@ -109,13 +113,31 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     """Put predictions of several posteriors, with equally many draws of each, into one.
 
     Args:
-        parts: Their rows, one part after another; draws are not kept. At least one.
+        parts: Their rows, one part after another; draws are kept where all parts have them. At
+            least one.
     """
+    kept = [
+        row for part in parts if part.per_draw is not None for row in part.per_draw.swapaxes(0, 1)
+    ]
     return Predictions(
         _stacked([row for part in parts for row in part.probabilities]),
         np.concatenate([part.predictive_entropy for part in parts]),
         np.concatenate([part.expected_entropy for part in parts]),
         parts[0].num_draws,
+        _stacked(kept).swapaxes(0, 1) if parts[-1].per_draw is not None else None,
+    )
+
+
+def reordered(predictions: Predictions, order: Sequence[int]) -> Predictions:
+    """Put row i of some predictions at place ``order[i]``."""
+    back = np.argsort(order)
+    draws = predictions.per_draw
+    return Predictions(
+        predictions.probabilities[back],
+        predictions.predictive_entropy[back],
+        predictions.expected_entropy[back],
+        predictions.num_draws,
+        None if draws is None else draws[:, back],
     )
 
 
@@ -126,6 +148,7 @@ class _Run:
     model: BayesianModel
     draws: Draws
     budget: int
+    levels: Draws
     embedded: dict[TokenIds, int] = field(default_factory=dict)
     table: Tensor | None = None  # [S, embedded, hidden_size]
 
@@ -171,10 +194,25 @@ class _Run:
         parts, done = [], 0
         for some, count in self._parts(len(rows) * cost):
             table = None if self.table is None else self.table[done : done + count]
-            logits = self.model.logits(scorer.repeat(batch, count), some, table).cpu().double()
+            own = self._levels(rows, slice(done, done + count))
+            scored = self.model.logits(scorer.repeat(batch, count), some, table, own)
+            logits = scored.cpu().double()
             parts.append(logits.softmax(-1).view(count, len(rows), -1).numpy())
             done += count
         return np.concatenate(parts)
+
+    def _levels(self, rows: Sequence[Row], draws: slice) -> dict[str, LevelRows]:
+        """Give the rows' levels under some draws: an entry for each draw of each level."""
+        own = {}
+        for place, (name, table) in enumerate(self.levels.items()):
+            if rows[0].levels[place] < 0:  # alike for all rows of a chunk
+                continue
+            used = torch.tensor([row.levels[place] for row in rows], device=table.device)
+            present, entries = used.unique(return_inverse=True)
+            values = table[draws][:, present]
+            first = torch.arange(len(values), device=table.device)[:, None] * len(present)
+            own[name] = LevelRows(values.flatten(0, 1), (first + entries).flatten())
+        return own
 
     def _parts(self, tokens: int) -> Iterator[tuple[Draws, int]]:
         """Yield as many draws at a time as fit into a pass of so many tokens each."""
@@ -187,14 +225,24 @@ class _Run:
 def _paged_chunks(run: _Run, rows: Sequence[Row]) -> Iterator[tuple[list[int], int]]:
     """Yield chunks of rows, each with its costliest row's cost.
 
-    Before a page's first chunk, what the page's rows share is embedded.
+    Rows of a chunk have levels of the same attributes, and so the same views. Before a page's
+    first chunk, what the page's rows share is embedded.
     """
     costs = [run.model.scorer.cost(run.model.backbone, row) for row in rows]
-    for first in range(0, len(rows), ROWS_PER_PAGE):
-        page = range(first, min(first + ROWS_PER_PAGE, len(rows)))
-        run.share([rows[row] for row in page])
-        for chunk in _chunks([costs[row] for row in page], run.num_draws, run.budget):
-            yield [first + i for i in chunk], max(costs[first + i] for i in chunk)
+    for own in _by_view(rows, len(run.levels)):
+        for first in range(0, len(own), ROWS_PER_PAGE):
+            page = own[first : first + ROWS_PER_PAGE]
+            run.share([rows[row] for row in page])
+            for chunk in _chunks([costs[row] for row in page], run.num_draws, run.budget):
+                yield [page[i] for i in chunk], max(costs[page[i]] for i in chunk)
+
+
+def _by_view(rows: Sequence[Row], effects: int) -> list[list[int]]:
+    """Group rows by which of the effects they have a level of."""
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(tuple(level >= 0 for level in row.levels[:effects]), []).append(i)
+    return list(groups.values())
 
 
 def _chunks(costs: Sequence[int], num_draws: int, budget: int) -> Iterator[list[int]]:

@@ -1,7 +1,7 @@
 """What a run's folder says of itself: ``posterior.json``, read and written."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from bayes_lora.backbone import Backbone, load_backbone
+from bayes_lora.data import Levels
 from bayes_lora.effects import Effect, Prior
 from bayes_lora.errors import RunFolderError
 from bayes_lora.files import check_writable
+from bayes_lora.fusion import Fusion
 from bayes_lora.guides import GUIDES, Guide
-from bayes_lora.model import BayesianModel
+from bayes_lora.model import BayesianModel, Terms
 from bayes_lora.named import named_from_json, named_to_json
 from bayes_lora.scorers import SCORERS, Scorer
 
@@ -41,6 +43,10 @@ class PosteriorConfig:
         kl_weight: Weight of the prior against the likelihood; not 1 means tempered.
         seed: Of the random starting values, where priors are centred.
         fit: Settings of the fit, for the record.
+        levels: Of each effect with an attribute, by its name, the levels it was fitted to.
+        fusion: How the views of such a model become one prediction.
+        terms: What was observed beside the labels.
+        separated: Whether the population was then fitted further, alone.
     """
 
     scorer: Scorer
@@ -52,6 +58,10 @@ class PosteriorConfig:
     kl_weight: float
     seed: int
     fit: dict[str, Any]
+    levels: dict[str, Levels] = field(default_factory=dict)
+    fusion: Fusion = Fusion.SUM
+    terms: Terms = field(default_factory=Terms)
+    separated: bool = False
 
     def build(self, backbone: Backbone) -> tuple[BayesianModel, Guide]:
         """Make the Pyro program and its guide, at their starting values."""
@@ -63,6 +73,9 @@ class PosteriorConfig:
             num_rows=self.num_rows,
             kl_weight=self.kl_weight,
             seed=self.seed,
+            levels=self.levels,
+            fusion=self.fusion,
+            terms=self.terms,
         ).to(backbone.device)
         return model, GUIDES[self.guide](model).to(backbone.device)
 
@@ -144,6 +157,10 @@ def describe(config: PosteriorConfig, backbone: Backbone) -> dict[str, Any]:
         "kl_weight": config.kl_weight,
         "seed": config.seed,
         "fit": config.fit,
+        "levels": {name: asdict(levels) for name, levels in config.levels.items()},
+        "fusion": config.fusion,
+        "terms": asdict(config.terms),
+        "separated": config.separated,
     }
 
 
@@ -202,12 +219,20 @@ def read_config(path: Path) -> tuple[PosteriorConfig, RecordedBackbone]:
             kl_weight=described["kl_weight"],
             seed=described["seed"],
             fit=described["fit"],
+            levels={name: _levels(own) for name, own in described.get("levels", {}).items()},
+            fusion=Fusion(described.get("fusion", Fusion.SUM)),
+            terms=Terms(**described.get("terms", {})),
+            separated=described.get("separated", False),
         )
         if config.guide not in GUIDES:
             raise KeyError(config.guide)
         return config, RecordedBackbone(**described["backbone"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(f"{path} does not describe a posterior: {error!r}.") from error
+
+
+def _levels(described: dict[str, Any]) -> Levels:
+    return Levels(described["attribute"], tuple(described["names"]), tuple(described["counts"]))
 
 
 def load_state(path: Path, modules: dict[str, nn.Module]) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from calibration.levels import LevelMeasured
 from calibration.reading import PredictionsFile
 from calibration.summary import Measured
 from calibration.support import SizeMeasured, SupportMeasured
@@ -20,6 +21,7 @@ class Entry:
         measured: The metrics over all its rows.
         tasks: The metrics of each of its tasks; None for a file with one task or without tasks.
         support: The metrics of each of its support sizes; None for a file without them.
+        levels: The metrics by level count, by attribute; empty for a file without level counts.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Entry:
     measured: Measured
     tasks: Tasks | None
     support: SupportMeasured | None
+    levels: dict[str, tuple[LevelMeasured, ...]]
 
 
 def describe(entry: Entry) -> dict[str, Any]:
@@ -42,7 +45,9 @@ def describe(entry: Entry) -> dict[str, Any]:
         unweighted means in the same form; and `macro_tasks`, by metric how many tasks have it and
         are in its mean. A metric or interval without a value is None. For a file with support
         sizes the `tasks` are of one task and size each, with `support_size` and `seeds`, and in
-        place of the macro average is `support`, a list as `describe_size` gives it, with `n`.
+        place of the macro average is `support`, a list as `describe_size` gives it, with `n`. For
+        a file with level counts also `levels`: by attribute a list of `count` (a name of
+        `BUCKETS`), `n` and the same metrics, `intervals` and `undefined` of the rows so counted.
     """
     described = {
         "file": str(entry.file.path),
@@ -61,6 +66,11 @@ def describe(entry: Entry) -> dict[str, Any]:
         described["support"] = [
             describe_size(size) | {"n": rows[size.size]} for size in entry.support.sizes
         ]
+    if entry.levels:
+        described["levels"] = {
+            attribute: [_describe_level(level) for level in levels]
+            for attribute, levels in entry.levels.items()
+        }
     return described
 
 
@@ -83,6 +93,10 @@ def describe_size(size: SizeMeasured) -> dict[str, Any]:
 def _describe_task(task: TaskMeasured) -> dict[str, Any]:
     support = {} if task.size is None else {"support_size": task.size, "seeds": task.seeds}
     return {"task": task.task, **support, "n": task.n, **_figures(task.measured)}
+
+
+def _describe_level(level: LevelMeasured) -> dict[str, Any]:
+    return {"count": level.count, "n": level.n, **_figures(level.measured)}
 
 
 def _figures(measured: Measured) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from calibration.diagrams import reliability_diagram, risk_coverage_diagram
 from calibration.differences import Difference
 from calibration.entry import Entry
+from calibration.level_tables import level_sections
 from calibration.macro import LEAST_TASKS
 from calibration.reading import PredictionsFile, Row, Support
 from calibration.summary import entropy, most_confidently_wrong, most_uncertain
@@ -82,6 +83,7 @@ def render(
         support=support_section(entries, differences),
         mixing=any(entry.support is not None and entry.support.mixes for entry in entries),
         comparison=compare_tasks(entries),
+        levels=level_sections(entries),
         sections=[_section(entry) for entry in entries],
         same_rows=_same_rows(entries),
         risk_coverage=risk_coverage_diagram({e.name: e.file.predictions for e in entries}),

@@ -5,14 +5,17 @@ Required in every row: `options` (list of strings), `probabilities` (one number 
 `task` (string, in every row or in none), `num_draws` (int, the same in every row),
 `mutual_information` (nats), `support_size` (int from 0 up, in every row or in none: how many
 labelled examples the task's posterior was adapted on, in all or a class, but counted alike in every
-row) and `support_seed` (int: which sample of them). One file is one method; it may hold the same
-questions under several support sizes and seeds. Other keys are left alone.
+row), `support_seed` (int: which sample of them) and `level_counts` (object from attribute, such as
+"user_id", to int from 0 up, with the same attributes in every row or in none: how many training
+rows had this row's level, such as its user; 0: unseen). One file is one method; it may hold the
+same questions under several support sizes and seeds. Other keys are left alone.
 """
 
 import json
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,6 +48,7 @@ class Row:
         num_draws: Posterior draws averaged over, if the file has it; 0: the posterior mean alone.
         mutual_information: In nats, if the file has it.
         support: What the posterior of its task was adapted on, if the file has it.
+        level_counts: By attribute, how many training rows had its level, if the file has it.
     """
 
     line: int
@@ -56,6 +60,7 @@ class Row:
     num_draws: int | None
     mutual_information: float | None
     support: Support | None
+    level_counts: Mapping[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,15 @@ def read_predictions(path: Path) -> PredictionsFile:
     Raises:
         PredictionsFileError: For a file that cannot be read, is empty, or has a row that is
             broken, unlabelled, no probability distribution or, unlike others, without a task,
-            support size or (unlike others of its task and size) support seed; it names the file
-            and the line.
+            support size, level count or (unlike others of its task and size) support seed; it
+            names the file and the line.
     """
     rows = _read_rows(path)
     labels = _labels(path, rows)
     _check_all_or_none(path, rows, "task", lambda row: row.task)
     _check_all_or_none(path, rows, "support_size", lambda row: row.support)
     _check_seeds(path, rows)
+    _check_level_counts(path, rows)
     for row in rows:
         if row.num_draws != rows[0].num_draws:
             raise PredictionsFileError(
@@ -190,6 +196,18 @@ def _check_seeds(path: Path, rows: Sequence[Row]) -> None:
         )
 
 
+def _check_level_counts(path: Path, rows: Sequence[Row]) -> None:
+    """Every row counts the same attributes."""
+    _check_all_or_none(path, rows, "level_counts", lambda row: row.level_counts)
+    for attribute in dict.fromkeys(name for row in rows for name in row.level_counts or ()):
+        key = f"level_counts[{attribute!r:.60}]"
+        _check_all_or_none(path, rows, key, partial(_level_count, attribute))
+
+
+def _level_count(attribute: str, row: Row) -> int | None:
+    return None if row.level_counts is None else row.level_counts.get(attribute)
+
+
 def _parse(line: bytes, number: int) -> Row:
     try:
         record = json.loads(line.decode("utf-8"))
@@ -210,6 +228,7 @@ def _parse(line: bytes, number: int) -> Row:
         num_draws=_optional_count(record, "num_draws"),
         mutual_information=_optional_number(record, "mutual_information"),
         support=_support(record),
+        level_counts=_level_counts(record),
     )
 
 
@@ -257,9 +276,23 @@ def _support(record: dict[str, Any]) -> Support | None:
     return None if size is None else Support(size, seed)
 
 
+def _level_counts(record: dict[str, Any]) -> dict[str, int] | None:
+    counts = record.get("level_counts")
+    if counts is None:
+        return None
+    if not isinstance(counts, dict):
+        raise _RowError(
+            f'"level_counts" must be an object of counts by attribute, not {counts!r:.60}'
+        )
+    return {name: _count(value, f"level_counts[{name!r:.60}]") for name, value in counts.items()}
+
+
 def _optional_count(record: dict[str, Any], key: str) -> int | None:
-    value = record.get(key)
-    if value is not None and (not _is_whole(value) or value < 0):
+    return None if record.get(key) is None else _count(record[key], key)
+
+
+def _count(value: Any, key: str) -> int:
+    if not _is_whole(value) or value < 0:
         raise _RowError(f'"{key}" must be a whole number from 0 up, not {value!r:.60}')
     return value
 

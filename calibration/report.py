@@ -11,6 +11,7 @@ from calibration.bootstrap import LEVEL, RESAMPLES
 from calibration.differences import compare_files, describe_difference
 from calibration.entry import Entry, describe
 from calibration.errors import ParameterError, ReportError
+from calibration.levels import measure_levels
 from calibration.metrics import BINS
 from calibration.page import render
 from calibration.reading import read_predictions
@@ -81,6 +82,7 @@ def _entries(files: Sequence[Path], *, resamples: int, seed: int) -> list[Entry]
             measure(file, resamples=resamples, level=LEVEL, seed=seed),
             measure_tasks(file, resamples=resamples, level=LEVEL, seed=seed),
             measure_support(file, resamples=resamples, level=LEVEL, seed=seed),
+            measure_levels(file, resamples=resamples, level=LEVEL, seed=seed),
         )
         for name, file in zip(names, read, strict=True)
     ]

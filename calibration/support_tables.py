@@ -10,7 +10,6 @@ from calibration.support import SizeMeasured
 from calibration.support_diagram import support_diagram
 from calibration.tables import (
     COMPARED,
-    NO_VALUE,
     Cell,
     Column,
     Line,
@@ -18,6 +17,7 @@ from calibration.tables import (
     cells,
     count_text,
     difference_cells,
+    side_by_side,
 )
 
 
@@ -72,16 +72,14 @@ def _side_by_side(
     show: Callable[[Measured, Sequence[Column]], list[Cell]],
 ) -> SideBySide:
     """A line a support size that any file has; a file without it has dashes there."""
-    nothing = [Cell(NO_VALUE, "", False, "")] * len(COMPARED)
     by_size = [{size.size: size for size in sizes} for sizes in of_files.values()]
     lines = []
     for size in sorted(set().union(*by_size)):
         known = [sizes[size] for sizes in by_size if size in sizes]
         in_files = [
-            show(sizes[size].measured, COMPARED) if size in sizes else nothing for sizes in by_size
+            show(sizes[size].measured, COMPARED) if size in sizes else None for sizes in by_size
         ]
-        of_columns = [cell for column in zip(*in_files, strict=True) for cell in column]
-        lines.append(Line(f"{size}", _counts(known), of_columns))
+        lines.append(Line(f"{size}", _counts(known), side_by_side(in_files, COMPARED)))
     return SideBySide(list(of_files), COMPARED, lines)
 
 

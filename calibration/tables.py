@@ -106,6 +106,20 @@ class SideBySide:
     lines: list[Line]
 
 
+def side_by_side(
+    in_files: Iterable[Sequence[Cell] | None], columns: Sequence[Column]
+) -> list[Cell]:
+    """A line's cells in the order of `SideBySide`.
+
+    Args:
+        in_files: Each file's cells, one a column; None for a file without the line: it has dashes.
+        columns: The metrics.
+    """
+    nothing = [Cell(NO_VALUE, "", False, "")] * len(columns)
+    of_files = [nothing if own is None else own for own in in_files]
+    return [cell for of_column in zip(*of_files, strict=True) for cell in of_column]
+
+
 def cells(
     measured: Measured, columns: Iterable[Column], best: Mapping[str, str | None] | None = None
 ) -> list[Cell]:

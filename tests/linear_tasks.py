@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bayes_lora.adapters import Adapter, Factor
 from bayes_lora.backbone import Backbone, FactorKey
+from bayes_lora.backbone.adapted_linear import Update
 from bayes_lora.backbone.targets import LayerGroup
 from bayes_lora.effects import Effect, Flat
 from bayes_lora.meta.amortization import Amortization, TaskPosteriors
@@ -150,8 +151,15 @@ class _ManyLayers(Backbone):
         names = tuple(f"lin.{i}" for i in range(layers))
         self.groups = [LayerGroup("lin", names, 1, width)]
 
-    def _by_layer(self, factors: Mapping[FactorKey, Tensor], adapters: Mapping[str, Adapter]):
-        return {"lin": [(adapters[key[0]], {key[2]: value}) for key, value in factors.items()]}
+    def _by_layer(
+        self,
+        factors: Mapping[FactorKey, Tensor],
+        adapters: Mapping[str, Adapter],
+        levels: Mapping[str, Tensor],
+    ):
+        return {
+            "lin": [Update(adapters[key[0]], {key[2]: value}) for key, value in factors.items()]
+        }
 
 
 class _Observed(dist.TorchDistribution):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bayes_lora import FitSettings, Posterior, Task, fit, load_backbone
-from bayes_lora.adapters import Adapter, LoRA
+from bayes_lora.adapters import Adapter, KronA, LoRA
 from bayes_lora.data import Example, Kind
 from bayes_lora.errors import RunFolderError
 from bayes_lora.guides import GUIDES, sample
@@ -20,7 +20,12 @@ from bayes_lora.predict import predict
 from bayes_lora.scorers import Row
 from calibration import nll
 
-ADAPTERS: dict[str, Adapter] = {"lora": LoRA(rank=2), "lora-scaled": LoRA(rank=1, alpha=4.0)}
+ADAPTERS: dict[str, Adapter] = {
+    "lora": LoRA(rank=2),
+    "lora-scaled": LoRA(rank=1, alpha=4.0),
+    "krona": KronA(),
+    "krona-rank-one": KronA(rank=1),
+}
 # Each backbone with the scorers that fit it.
 SETUPS = {
     "tiny-encoder": ("class-head", "similarity", "conjugate", "discriminant"),

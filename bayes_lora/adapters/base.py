@@ -35,6 +35,12 @@ class Adapter(ABC):
     def factors(self, d_in: int, d_out: int) -> dict[str, Factor]:
         """Name and describe the factors of one layer that maps ``d_in`` to ``d_out`` features."""
 
+    @property
+    def zero_factors(self) -> frozenset[str]:
+        """The factors that start at zero: those in which the levels of an attribute differ."""
+        factors = self.factors(1, 1)
+        return frozenset(name for name, factor in factors.items() if factor.starts_at_zero)
+
     @abstractmethod
     def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
         """Compute what is added to the frozen layer's output.

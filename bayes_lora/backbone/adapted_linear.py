@@ -2,17 +2,52 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from bayes_lora.adapters import Adapter
 from bayes_lora.errors import ConfigError
 
-Update = tuple[Adapter, Mapping[str, Tensor]]
+
+@dataclass(frozen=True)
+class Update:
+    """What one effect adds to one layer.
+
+    Args:
+        adapter: Computes it.
+        factors: Factor name to values, ``[R, *shape]``.
+        levels: For an effect with levels: which entry of the factors in ``of_level`` each row of
+            the batch uses, int64 ``[B]``.
+        of_level: The factors whose entries are levels, and not draws.
+    """
+
+    adapter: Adapter
+    factors: Mapping[str, Tensor]
+    levels: Tensor | None = None
+    of_level: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """How the sequences of a pass belong to the rows of a batch.
+
+    Args:
+        entries: Which draw of the weights each sequence uses, int64 ``[sequences]``; None where
+            they are aligned: equally many for each draw, in order.
+        rows: Which row of the batch each sequence is, int64 ``[sequences]``; None where equally
+            many belong to each row, in order.
+        of_rows: Whether they belong to rows at all; texts that all rows share, such as options,
+            have no level and are seen by the effects that everybody shares alone.
+    """
+
+    entries: Tensor | None = None
+    rows: Tensor | None = None
+    of_rows: bool = True
 
 
 class ActiveUpdates:
-    """The updates in force while a backbone runs: layer name to its adapters and their factors.
+    """The updates in force while a backbone runs, by layer, and how they belong to its sequences.
 
     One object is shared by all adapted layers of a backbone. It is set around a forward pass, and
     again around the recomputation of a checkpointed block, which happens in the backward pass when
@@ -21,31 +56,25 @@ class ActiveUpdates:
 
     def __init__(self) -> None:
         self.by_layer: Mapping[str, list[Update]] = {}
-        self.entries: Tensor | None = None
+        self.sequences = Sequences()
 
     @contextmanager
     def use(
-        self, by_layer: Mapping[str, list[Update]], entries: Tensor | None = None
+        self, by_layer: Mapping[str, list[Update]], sequences: Sequences = Sequences()
     ) -> Iterator[None]:
-        """Put ``by_layer`` in force inside the ``with`` block.
-
-        Args:
-            by_layer: Updates, with factors ``[R, ...]``.
-            entries: Which of the R entries each row uses, int64 ``[B]``; None where the rows are
-                aligned: equally many for each entry, in order.
-        """
-        previous = self.by_layer, self.entries
-        self.by_layer, self.entries = by_layer, entries
+        """Put ``by_layer`` in force inside the ``with`` block, for such sequences."""
+        previous = self.by_layer, self.sequences
+        self.by_layer, self.sequences = by_layer, sequences
         try:
             yield
         finally:
-            self.by_layer, self.entries = previous
+            self.by_layer, self.sequences = previous
 
     def checkpoint_contexts(
         self,
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Contexts for ``torch.utils.checkpoint``: recompute with the updates of this forward."""
-        return nullcontext(), self.use(self.by_layer, self.entries)
+        return nullcontext(), self.use(self.by_layer, self.sequences)
 
 
 class AdaptedLinear(nn.Module):
@@ -67,13 +96,15 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, T, d_in]`` (or ``[B, d_in]``) to ``[B, T, d_out]``, row by row."""
         output = self.base(x)
-        for adapter, factors in self._active.by_layer.get(self.name, ()):
-            output = output + self._update(x, adapter, factors).view_as(output).to(output.dtype)
+        sequences = self._active.sequences
+        for update in self._active.by_layer.get(self.name, ()):
+            if update.levels is None or sequences.of_rows:
+                factors = _aligned(update, sequences, x.shape[0])
+                change = self._update(x, update.adapter, factors)
+                output = output + change.view_as(output).to(output.dtype)
         return output
 
     def _update(self, x: Tensor, adapter: Adapter, factors: Mapping[str, Tensor]) -> Tensor:
-        if self._active.entries is not None:
-            factors = {name: value[self._active.entries] for name, value in factors.items()}
         value = next(iter(factors.values()))
         if x.shape[0] % value.shape[0]:
             raise ConfigError(
@@ -83,6 +114,24 @@ class AdaptedLinear(nn.Module):
         # Factors stay fp32 on a bf16 backbone: bf16 would round small posterior noise away.
         groups = x.reshape(value.shape[0], -1, x.shape[-1]).to(value.dtype)
         return adapter.update(groups, factors, self.training)
+
+
+def _aligned(update: Update, sequences: Sequences, number: int) -> Mapping[str, Tensor]:
+    """Align an update's factors with a pass's sequences; levels make an entry for each of them."""
+    factors, entries = update.factors, sequences.entries
+    if update.levels is None:
+        return factors if entries is None else {n: v[entries] for n, v in factors.items()}
+    levels = update.levels if sequences.rows is None else update.levels[sequences.rows]
+    levels = levels.repeat_interleave(number // len(levels))
+
+    def of_sequences(name: str, value: Tensor) -> Tensor:
+        if name in update.of_level:
+            return value[levels]
+        if entries is not None:
+            return value[entries]
+        return value.repeat_interleave(number // len(value), 0)
+
+    return {name: of_sequences(name, value) for name, value in factors.items()}
 
 
 def linear_size(layer: nn.Module) -> tuple[int, int] | None:

@@ -12,7 +12,13 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from bayes_lora.adapters import Adapter
-from bayes_lora.backbone.adapted_linear import ActiveUpdates, AdaptedLinear, Update, wrap_layers
+from bayes_lora.backbone.adapted_linear import (
+    ActiveUpdates,
+    AdaptedLinear,
+    Sequences,
+    Update,
+    wrap_layers,
+)
 from bayes_lora.backbone.head import SelectiveHead
 from bayes_lora.backbone.targets import LayerGroup, find_layer_groups
 from bayes_lora.backbone.tokens import (
@@ -206,26 +212,37 @@ class Backbone(nn.Module):
             return self.states(inputs)
 
     @contextmanager
-    def adapted(self, factors: Factors, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+    def adapted(
+        self,
+        factors: Factors,
+        adapters: Mapping[str, Adapter],
+        levels: Mapping[str, Tensor] | None = None,
+    ) -> Iterator[None]:
         """Put adapter weights in force for the passes inside the ``with`` block.
 
         Args:
             factors: Values ``[R, layers, *shape]``; R divides the number of rows B of every pass,
                 and rows ``i * B / R`` to ``(i + 1) * B / R`` use entry i.
             adapters: Effect name to its adapter.
+            levels: Of effects that differ by level: which entry each row uses, int64 ``[B]``, of
+                the factors that start at zero; what their other factors hold, levels share.
         """
-        with self._active.use(self._by_layer(factors, adapters)):
+        with self._active.use(self._by_layer(factors, adapters, levels or {})):
             yield
 
     @contextmanager
-    def rows_using(self, entries: Tensor | None) -> Iterator[None]:
-        """Let row i of the passes in the ``with`` block use entry ``entries[i]`` of ``adapted``.
+    def rows_using(
+        self, entries: Tensor | None, rows: Tensor | None, of_rows: bool = True
+    ) -> Iterator[None]:
+        """Say how the sequences of the passes in the ``with`` block belong to the batch's rows.
 
         Args:
-            entries: int64 ``[B]``; rows need not be in order or equally many for each entry. None:
-                they are.
+            entries: Which entry of ``adapted`` each sequence uses, int64; they need not be in
+                order or equally many for each entry. None: they are.
+            rows: Which row each sequence is, int64. None: equally many for each row, in order.
+            of_rows: False for texts that rows share, which no level has weights for.
         """
-        with self._active.use(self._active.by_layer, entries):
+        with self._active.use(self._active.by_layer, Sequences(entries, rows, of_rows)):
             yield
 
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -296,7 +313,10 @@ class Backbone(nn.Module):
             )
 
     def _by_layer(
-        self, factors: Factors, adapters: Mapping[str, Adapter]
+        self,
+        factors: Factors,
+        adapters: Mapping[str, Adapter],
+        levels: Mapping[str, Tensor],
     ) -> dict[str, list[Update]]:
         # One unbind a site: its backward is one stack, where a slice a layer would zero-fill
         # the whole site for each layer.
@@ -304,8 +324,10 @@ class Backbone(nn.Module):
         updates: dict[str, list[Update]] = {}
         for effect, group in dict.fromkeys((effect, group) for effect, group, _ in factors):
             names = [factor for e, g, factor in factors if (e, g) == (effect, group)]
+            own = adapters[effect].zero_factors if effect in levels else frozenset()
             layers = next(g.layers for g in self.groups if g.name == group)
             for i, layer in enumerate(layers):
                 values = {name: stacks[effect, group, name][i] for name in names}
-                updates.setdefault(layer, []).append((adapters[effect], values))
+                update = Update(adapters[effect], values, levels.get(effect), own)
+                updates.setdefault(layer, []).append(update)
         return updates

@@ -1,5 +1,6 @@
 """Labelled text in: the task a model is fitted or tested on, its readers, and a generated one."""
 
+from bayes_lora.data.attributes import Levels, check_attributes, level_of, levels_of
 from bayes_lora.data.episodes import (
     Episode,
     Overlap,
@@ -21,16 +22,20 @@ __all__ = [
     "Episode",
     "Example",
     "Kind",
+    "Levels",
     "Overlap",
     "Task",
     "TaskSet",
     "TaskSplits",
     "cap_queries",
+    "check_attributes",
     "check_disjoint",
     "generate",
     "generate_tasks",
     "generate_with_probabilities",
     "inspect",
+    "level_of",
+    "levels_of",
     "read",
     "read_tabular",
     "remove_overlap",

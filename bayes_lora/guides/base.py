@@ -1,12 +1,16 @@
 """What a guide is: a Pyro program with the model's sites, and where it starts."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayes_lora.model import BayesianModel
+from bayes_lora.errors import UnsupportedError
+from bayes_lora.guides.levels import LevelGuide
+from bayes_lora.level_effect import LevelBatch, LevelEffect
+from bayes_lora.model import BayesianModel, level_site, parameter_name
 from bayes_lora.scorers import Batch
 
 
@@ -24,16 +28,50 @@ class Guide(nn.Module, ABC):
     def __init__(self, model: BayesianModel) -> None:
         super().__init__()
         self.sites = model.sites
+        self.level_guides = nn.ModuleDict()
+        self.by_level: dict[str, LevelGuide] = {}
+        for name, effect in model.by_level.items():
+            self.by_level[name] = self.make_levels(effect)
+            self.level_guides[parameter_name(name)] = self.by_level[name]
+
+    def make_levels(self, effect: LevelEffect) -> LevelGuide:
+        """Make the posterior of an effect's levels, at its start.
+
+        Raises:
+            ConfigError: The family cannot have the effect's prior.
+            UnsupportedError: It has none for levels at all.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} has no posterior for the levels of {effect.levels.attribute!r}:"
+            " leave the attribute out, or take another guide."
+        )
+
+    def forward(
+        self,
+        batch: Batch | None = None,
+        labels: Tensor | None = None,
+        levels: Mapping[str, LevelBatch] | None = None,
+    ) -> dict[str, Tensor]:
+        """Sample every site with ``pyro.sample`` and return the values by site name.
+
+        Args:
+            batch: Not looked at.
+            labels: Not looked at.
+            levels: As for the model; the values of their sites are not returned.
+        """
+        values = self.sample_sites()
+        for name, own in (levels or {}).items():
+            with own.plate(name):
+                self.by_level[name].sample(level_site(name), own.present)
+        return values
 
     @abstractmethod
-    def forward(
-        self, batch: Batch | None = None, labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Sample every site with ``pyro.sample`` and return the values by site name."""
+    def sample_sites(self) -> dict[str, Tensor]:
+        """Sample every site but those of levels, and return the values by site name."""
 
     @abstractmethod
     def mean(self) -> dict[str, Tensor]:
-        """Return the mean of every site, ``[*shape]``."""
+        """Return the mean of every site but those of levels, ``[*shape]``."""
 
 
 def sample(guide: Guide, num_draws: int, seed: int) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bayes_lora.guides.base import Guide
+from bayes_lora.guides.levels import LevelNormals
+from bayes_lora.level_effect import LevelEffect
 from bayes_lora.model import BayesianModel, parameter_name
-from bayes_lora.scorers import Batch
 
 
 class MeanField(Guide):
@@ -31,9 +32,11 @@ class MeanField(Guide):
             log_scale = torch.full_like(site.start, math.log(initial_scale * site.unit))
             self.log_scale[key] = nn.Parameter(log_scale)
 
-    def forward(
-        self, batch: Batch | None = None, labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def make_levels(self, effect: LevelEffect) -> LevelNormals:
+        """Give each level a Normal along the effect's directions."""
+        return LevelNormals(effect)
+
+    def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; reparameterised, so gradients reach loc and scale."""
         return {
             name: pyro.sample(name, self._normal(name).to_event(len(site.shape)))

@@ -5,8 +5,9 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from bayes_lora.guides.base import Guide
+from bayes_lora.guides.levels import LevelPoints
+from bayes_lora.level_effect import LevelEffect
 from bayes_lora.model import BayesianModel, parameter_name
-from bayes_lora.scorers import Batch
 
 
 class Point(Guide):
@@ -24,9 +25,11 @@ class Point(Guide):
             {parameter_name(n): nn.Parameter(site.start.clone()) for n, site in self.sites.items()}
         )
 
-    def forward(
-        self, batch: Batch | None = None, labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def make_levels(self, effect: LevelEffect) -> LevelPoints:
+        """Give each level a point of its own."""
+        return LevelPoints(effect)
+
+    def sample_sites(self) -> dict[str, Tensor]:
         """Return the point as a draw."""
         return {
             name: pyro.sample(

@@ -1,6 +1,6 @@
 """Inference algorithms, one a file, and the call that fits a task."""
 
 from bayes_lora.inference.fit import ModelSettings, fit
-from bayes_lora.inference.svi import FitSettings
+from bayes_lora.inference.settings import FitSettings
 
 __all__ = ["FitSettings", "ModelSettings", "fit"]

@@ -1,15 +1,21 @@
 """From labelled text to a posterior: the main job, in one call."""
 
+import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+
+from tqdm.auto import tqdm
 
 from bayes_lora.adapters import Adapter, LoRA
 from bayes_lora.backbone import Backbone
-from bayes_lora.data import Example, Kind, Task
-from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal, Prior
+from bayes_lora.data import Example, Kind, Task, check_attributes, level_of, levels_of
+from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal, Pooled, Prior
 from bayes_lora.errors import ConfigError, InputDataError, check_positive
 from bayes_lora.guides import GUIDES
-from bayes_lora.inference.svi import FitSettings, fit_svi
+from bayes_lora.inference.attributes import AttributeSettings
+from bayes_lora.inference.levels import fit_levels
+from bayes_lora.inference.settings import FitSettings
+from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import BayesianModel
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import PosteriorConfig
@@ -34,6 +40,7 @@ class ModelSettings:
         projection_prior: Prior of those that start at a random projection, such as LoRA's A, and
             is centred there.
         head_prior: Prior of the head.
+        level_prior: Prior of the levels of an attribute.
         kl_weight: Weight of the prior against the likelihood. 1 is Bayes' rule, any other value
             is tempering.
     """
@@ -41,6 +48,7 @@ class ModelSettings:
     update_prior: Prior = field(default_factory=lambda: Normal(1.0))
     projection_prior: Prior = field(default_factory=lambda: Normal(0.3))
     head_prior: Prior = field(default_factory=lambda: Normal(1.5))
+    level_prior: Prior = field(default_factory=Pooled)
     kl_weight: float = 0.3
 
     def __post_init__(self) -> None:
@@ -48,21 +56,23 @@ class ModelSettings:
 
     @property
     def priors(self) -> tuple[Prior, Prior, Prior]:
-        """All three priors."""
+        """All three priors of what everybody shares."""
         return self.update_prior, self.projection_prior, self.head_prior
 
-    def effect(self, adapter: Adapter) -> Effect:
-        """Make the population effect: the adapter with these priors."""
-        projections = [n for n, f in adapter.factors(1, 1).items() if not f.starts_at_zero]
-        own = dict.fromkeys(projections, self.projection_prior)
-        return Effect(POPULATION, adapter, self.update_prior, own)
+    def effect(self, adapter: Adapter, by: str | None = None) -> Effect:
+        """Make the population effect, or that of an attribute's levels, with these priors."""
+        projections = adapter.factors(1, 1).keys() - adapter.zero_factors
+        own = dict.fromkeys(sorted(projections), self.projection_prior)
+        if by is None:
+            return Effect(POPULATION, adapter, self.update_prior, own)
+        return Effect(f"by {by}", adapter, self.level_prior, own, by)
 
 
 # A scale cannot be learned with a point: the joint optimum is a point of no width at zero.
 DEFAULTS = {
     "mean-field": ModelSettings(),
-    "map": ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), kl_weight=1.0),
-    "mle": ModelSettings(Flat(), Flat(), Flat(), kl_weight=1.0),
+    "map": ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), Normal(0.3), kl_weight=1.0),
+    "mle": ModelSettings(Flat(), Flat(), Flat(), Flat(), kl_weight=1.0),
 }
 
 
@@ -77,10 +87,13 @@ def fit(
     settings: FitSettings | None = None,
     dev: Iterable[Task] = (),
     progress: bool = False,
+    attributes: AttributeSettings | Sequence[str] = (),
 ) -> Posterior:
     """Fit a posterior over adapter and scorer weights to one labelled task or several.
 
-    Rows of all tasks are drawn alike, so a task counts by its number of rows.
+    Rows of all tasks are drawn alike, so a task counts by its number of rows. With attributes, a
+    mean-field fit has two parts: the population, then the deviations of all levels from it
+    (docs/attributes.md); points of both are fitted together.
 
     Args:
         tasks: Training rows: what ``read`` returns, or a list.
@@ -93,6 +106,8 @@ def fit(
         settings: Length, learning rates and the like; the defaults if None.
         dev: Rows for early stopping; the Bayesian default needs none.
         progress: Whether to show a progress bar.
+        attributes: Columns whose levels (each user, each domain) get weights of their own, or
+            all that can be said of these.
 
     Returns:
         The posterior, on the backbone's device.
@@ -100,7 +115,7 @@ def fit(
     Raises:
         ConfigError: An unknown guide or scorer, or priors that the guide cannot work with.
         UnsupportedError: The scorer does not fit the backbone.
-        InputDataError: A missing label, options that cannot be scored, one class only, or, with a
+        InputDataError: An attribute that is not there or has one level, a missing label, options that cannot be scored, one class only, or, with a
             class head, label sets that differ or a dev label never seen in training.
         FitError: The loss stopped being finite.
     """
@@ -109,8 +124,13 @@ def fit(
     tasks, dev = tuple(tasks), tuple(dev)
     settings = settings or FitSettings()
     chosen = model_settings or DEFAULTS[guide]
+    views = attributes
+    if not isinstance(views, AttributeSettings):
+        views = AttributeSettings((views,) if isinstance(views, str) else tuple(views))
+    views.check(guide)
     _check_priors(guide, chosen)
     check_trainable(tasks)
+    check_attributes(tasks, views.columns)
     config = make_config(
         backbone,
         tasks,
@@ -119,12 +139,21 @@ def fit(
         adapter=adapter or LoRA(),
         chosen=chosen,
         settings=settings,
+        views=views,
     )
     _check_rows(config.scorer, backbone, tasks, dev)
     model, fitted = config.build(backbone)
     train, dev_rows = _rows(model, tasks), _rows(model, dev) if dev else None
     fit_svi(model, fitted, train, settings, dev=dev_rows, progress=progress, label=guide)
-    return Posterior(model, fitted, config)
+    if views.columns and guide == "mean-field":
+        with tqdm(total=len(train), desc="levels", disable=not progress) as bar:
+            fit_levels(model, fitted, train, seed=settings.seed, progress=bar.update)
+    coarse = None
+    if views.separation:
+        coarse = copy.deepcopy(fitted)
+        alone = replace(settings, max_steps=views.separation)
+        fit_svi(model, coarse, train, alone, progress=progress, label="separation", levels=False)
+    return Posterior(model, fitted, config, coarse)
 
 
 def make_config(
@@ -136,19 +165,27 @@ def make_config(
     adapter: Adapter,
     chosen: ModelSettings,
     settings: FitSettings | None = None,
+    views: AttributeSettings | None = None,
 ) -> PosteriorConfig:
-    """Describe the model of one population effect and a scorer that `fit` fits."""
+    """Describe the model that `fit` fits: the population's effect, attributes', and a scorer."""
     settings = settings or FitSettings()
+    views = views or AttributeSettings(())
+    population = [chosen.effect(adapter)] if views.population else []
+    own = {column: chosen.effect(views.adapter, column) for column in views.columns}
     return PosteriorConfig(
         scorer=make_scorer(scorer, backbone, tasks),
         guide=guide,
-        effects=(chosen.effect(adapter),),
+        effects=(*population, *own.values()),
         head_prior=chosen.head_prior,
         label_sets=label_sets(tasks),
         num_rows=sum(map(len, tasks)),
         kl_weight=chosen.kl_weight,
         seed=settings.seed,
         fit=asdict(settings),
+        levels={effect.name: levels_of(tasks, column) for column, effect in own.items()},
+        fusion=views.fusion,
+        terms=views.terms,
+        separated=views.separation > 0,
     )
 
 
@@ -195,7 +232,13 @@ def _check_priors(guide: str, chosen: ModelSettings) -> None:
 def _rows(model: BayesianModel, tasks: Sequence[Task]) -> LabelledRows:
     examples = [example for task in tasks for example in task.examples]
     labels = [label for task in tasks for label in task.labels]
-    return LabelledRows(model.scorer.rows(model.backbone, examples), labels)
+    rows = model.scorer.rows(model.backbone, examples)
+    known = [effect.levels for effect in model.by_level.values()]
+    levels = [
+        tuple(own.index.get(level_of(example, own.attribute), -1) for own in known)
+        for example in examples
+    ]
+    return LabelledRows([replace(r, levels=l) for r, l in zip(rows, levels, strict=True)], labels)
 
 
 def _check_rows(

@@ -4,7 +4,6 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,73 +14,33 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from bayes_lora.errors import ConfigError, FitError, check_positive, check_seed
-from bayes_lora.guides import Guide, sample
+from bayes_lora.errors import ConfigError, FitError
+from bayes_lora.guides import Guide, LevelPoints, sample
+from bayes_lora.inference.optimizer import make_optimizer
 from bayes_lora.inference.progress import ELBOProgress
+from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.training_state import trainer_arguments, training
-from bayes_lora.model import BayesianModel
+from bayes_lora.model import TERM_SITES, BayesianModel
 from bayes_lora.predict import predict
+from bayes_lora.reconstruction import hidden_tokens
 from bayes_lora.scorers import LabelledRows, Row
 from calibration import nll
 
 DEV_DRAWS = 8  # in each evaluation on dev rows, with the same base noise every time
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """How a guide is fitted. The defaults are justified in docs/defaults.md.
-
-    Args:
-        epochs: Passes over the training rows; None for 20, or as many as make 150 steps.
-        max_steps: Optimizer steps; overrides ``epochs`` when given.
-        batch_size: Rows in one forward pass (rounded down to a multiple of ``draws``).
-        accumulate: Forward passes in one optimizer step.
-        draws: Independent posterior draws in one pass, G: each serves batch_size / G rows.
-        learning_rate: Of locations (AdamW without weight decay, linear decay; a fifth of a
-            short fit's steps, 20 at most, warm up).
-        scale_learning_rate: Of log scales, of guide and learned priors alike.
-        max_grad_norm: Where the gradient of the loss per row is clipped.
-        checkpointing: Recompute activations in the backward pass: less memory, more time.
-        patience: With dev data: evaluations without a better dev NLL before stopping; one an
-            epoch, or every 10 steps where epochs are shorter.
-        seed: Of initial values, batches and draws.
-    """
-
-    epochs: float | None = None
-    max_steps: int | None = None
-    batch_size: int = 32
-    accumulate: int = 1
-    draws: int = 8
-    learning_rate: float = 1e-3
-    scale_learning_rate: float = 5e-3
-    max_grad_norm: float = 1.0
-    checkpointing: bool = False
-    patience: int = 3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name not in ("seed", "checkpointing") and value is not None:
-                check_positive(name, value)
-        check_seed(self.seed)
-
-    def length(self, steps_in_epoch: int) -> int:
-        """Return the number of optimizer steps."""
-        if self.max_steps is not None:
-            return self.max_steps
-        if self.epochs is not None:
-            return max(1, round(self.epochs * steps_in_epoch))
-        return max(20 * steps_in_epoch, 150)
-
-
 class RowELBO(TraceMeanField_ELBO):
-    """Pyro's ELBO with analytic KL, which keeps the expected log-likelihood for the progress."""
+    """Pyro's ELBO with analytic KL, which keeps the expected log-likelihood for the progress.
+
+    What is observed: labels, and the program's further terms, if it has some.
+    """
 
     expected_log_likelihood = 0.0
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        likelihood = model_trace.nodes["label"]["log_prob_sum"]
-        self.expected_log_likelihood = likelihood.detach() / self.num_particles
+        nodes = model_trace.nodes
+        terms = [nodes[n]["log_prob_sum"].detach() for n in ("label", *TERM_SITES) if n in nodes]
+        self.expected_log_likelihood = sum(terms) / self.num_particles
         return super()._differentiable_loss_particle(model_trace, guide_trace)
 
 
@@ -95,10 +54,14 @@ class SVIModule(nn.Module):
         model: The program; set to share rows among draws.
         guide: Its guide.
         draws: Posterior draws in one pass, G.
+        levels: Whether effects with levels are in the program.
     """
 
-    def __init__(self, model: BayesianModel, guide: Guide, draws: int) -> None:
+    def __init__(
+        self, model: BayesianModel, guide: Guide, draws: int, levels: bool = False
+    ) -> None:
         super().__init__()
+        self.levels = levels
         self.estimator = RowELBO(
             num_particles=draws, vectorize_particles=draws > 1, max_plate_nesting=1
         )
@@ -110,11 +73,24 @@ class SVIModule(nn.Module):
     model: BayesianModel
     guide: Guide
 
-    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return the loss of a minibatch, and its two terms beside it."""
+    def forward(
+        self, labels: Tensor, levels: Tensor | None = None, **inputs: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the loss of a minibatch, and its two terms beside it.
+
+        Args:
+            labels: Option indices ``[B]``.
+            levels: Of each effect with levels, each row's level, int64 ``[effects, B]``; -1: none.
+                None: the effects with levels are left out.
+            inputs: The scorer's tensors.
+        """
+        batches = {}
+        if levels is not None:
+            for (name, effect), own in zip(self.model.by_level.items(), levels, strict=True):
+                batches[name] = effect.batch(own, self.model.num_rows)
         # The program's likelihood has the power 1 / kl_weight; undone, the KL has the weight.
         scale = self.model.kl_weight / self.model.num_rows
-        loss = self.elbo(inputs, labels) * scale
+        loss = self.elbo(inputs, labels, batches) * scale
         likelihood = self.estimator.expected_log_likelihood * scale
         divergence = (loss.detach() + likelihood) / self.model.kl_weight
         self.terms = (float(likelihood), float(divergence))
@@ -144,8 +120,11 @@ class SVITrainer(Trainer):
         assert self.dev is not None
         model, guide = self.svi.model, self.svi.guide
         draws = sample(guide, DEV_DRAWS if guide.random else 1, seed=self.args.seed)
+        levels = None
+        if self.svi.levels:
+            levels = {name: own.loc[None] for name, own in guide.by_level.items()}
         model.backbone.eval()  # no adapter dropout
-        predictions = predict(model, draws, self.dev.rows)
+        predictions = predict(model, draws, self.dev.rows, levels=levels)
         model.backbone.train()
         metrics = {"eval_nll": nll(predictions.probabilities, np.array(self.dev.labels))}
         self.log(metrics)
@@ -164,6 +143,7 @@ def fit_svi(
     dev: LabelledRows | None = None,
     progress: bool = False,
     label: str = "fit",
+    levels: bool = True,
 ) -> None:
     """Fit a guide, and the model's learned prior scales, in place.
 
@@ -175,6 +155,8 @@ def fit_svi(
         dev: Rows for early stopping; without them the fit runs its full length.
         progress: Whether to show a progress bar on stderr.
         label: What stands before the bar.
+        levels: Whether points of levels are fitted as well (those of a mean-field guide have an
+            inference of their own); else the program is the population's.
 
     Raises:
         FitError: The loss stopped being finite.
@@ -182,7 +164,8 @@ def fit_svi(
     if settings.checkpointing:
         model.backbone.enable_gradient_checkpointing()
     with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _sharing_rows(model):
-        trainer = _make_trainer(model, guide, train, settings, dev, Path(folder))
+        levels = levels and any(isinstance(own, LevelPoints) for own in guide.by_level.values())
+        trainer = _make_trainer(model, guide, train, settings, dev, Path(folder), levels)
         bar = ELBOProgress(trainer.svi, label, progress)
         trainer.add_callback(bar)
         with closing(bar):
@@ -207,18 +190,19 @@ def _make_trainer(
     settings: FitSettings,
     dev: LabelledRows | None,
     folder: Path,
+    levels: bool,
 ) -> SVITrainer:
     batch_size, draws = _batch_shape(settings, len(train.rows), guide)
     steps_in_epoch = math.ceil(len(train.rows) // batch_size / settings.accumulate)
     arguments = _arguments(settings, batch_size, steps_in_epoch, folder, stops=dev is not None)
     model.backbone.to(arguments.device)
     trainer = SVITrainer(
-        SVIModule(model, guide, draws),
+        SVIModule(model, guide, draws, levels),
         args=arguments,
         train_dataset=list(train),
         eval_dataset=[] if dev else None,
-        data_collator=lambda rows: _collate(model, rows, draws),
-        optimizers=(_optimizer(model, guide, settings), None),
+        data_collator=_Collator(model, draws, settings.seed, levels),
+        optimizers=(make_optimizer(model, guide, settings), None),
         callbacks=[EarlyStoppingCallback(settings.patience)] if dev else [],
         dev=dev,
     )
@@ -264,20 +248,25 @@ def _arguments(
     )
 
 
-def _optimizer(model: BayesianModel, guide: Guide, settings: FitSettings) -> torch.optim.AdamW:
-    """AdamW without decay (the prior does that), scales moving faster than locations."""
-    named = list(guide.named_parameters()) + list(model.named_parameters())
-    scales = [value for name, value in named if "log_scale" in name]
-    others = [value for name, value in named if "log_scale" not in name]
-    groups = [
-        {"params": others, "lr": settings.learning_rate},
-        {"params": scales, "lr": settings.scale_learning_rate},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.0)
+class _Collator:
+    """Makes the tensors of a minibatch of (row, label) pairs.
 
+    Args:
+        model: What reads them.
+        draws: Groups of rows, one for each draw.
+        seed: Of which tokens a reconstruction term hides.
+        levels: Whether the rows' levels are wanted.
+    """
 
-def _collate(
-    model: BayesianModel, rows: Sequence[tuple[Row, int]], draws: int
-) -> dict[str, Tensor]:
-    batch = model.scorer.collate(model.backbone, [row for row, _ in rows], groups=draws)
-    return {**batch, "labels": torch.tensor([label for _, label in rows])}
+    def __init__(self, model: BayesianModel, draws: int, seed: int, levels: bool) -> None:
+        self.model, self.draws, self.levels = model, draws, levels
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, pairs: Sequence[tuple[Row, int]]) -> dict[str, Tensor]:
+        rows, backbone = [row for row, _ in pairs], self.model.backbone
+        batch = dict(self.model.scorer.collate(backbone, rows, groups=self.draws))
+        if self.model.terms.reconstruction:
+            batch |= hidden_tokens(backbone, rows, self.generator)
+        if self.levels:
+            batch["levels"] = torch.tensor([row.levels for row in rows]).T
+        return batch | {"labels": torch.tensor([label for _, label in pairs])}

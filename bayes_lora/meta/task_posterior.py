@@ -20,7 +20,7 @@ from bayes_lora.meta.theta import Values
 from bayes_lora.model import BayesianModel, parameter_name
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import PosteriorConfig
-from bayes_lora.scorers import Batch, LabelledRows, Row
+from bayes_lora.scorers import LabelledRows, Row
 
 
 class TaskGuide(Guide):
@@ -38,7 +38,7 @@ class TaskGuide(Guide):
         self.random = bool(scale)
         self.loc, self.scale, self.head = _fixed(loc), _fixed(scale), _fixed(head)
 
-    def forward(self, batch: Batch | None = None, labels: Tensor | None = None) -> Values:
+    def sample_sites(self) -> dict[str, Tensor]:
         """Draw the adapter's weights; the head is always the same."""
         return {name: pyro.sample(name, self._distribution(name)) for name in self.sites}
 

@@ -23,11 +23,14 @@ class Row:
         ids: Of what is read before the options.
         options: Of each option, where the scorer reads them; else empty.
         cut: Whether the text was too long and lost some.
+        levels: Of each effect with levels, in the model's order, which entry of its table the row
+            uses; -1: it has no level there.
     """
 
     ids: TokenIds
     options: tuple[TokenIds, ...] = ()
     cut: bool = False
+    levels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from torch import Tensor
 from bayes_lora.backbone import Backbone, TokenIds
 from bayes_lora.scorers.base import Batch, Row, Scorer
 
+INPUT = "input"
+
 
 class PooledScorer(Scorer):
     """A scorer of texts that become one vector each."""
@@ -21,7 +23,10 @@ class PooledScorer(Scorer):
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
     def embed_all(self, backbone: Backbone, batch: Batch, name: str) -> Tensor:
-        """Embed the texts of ``in_blocks``, ``[texts, hidden_size]``, in the order given there."""
+        """Embed the texts of ``in_blocks``, ``[texts, hidden_size]``, in the order given there.
+
+        Those called ``input`` are the batch's rows, and see their levels' weights.
+        """
         parts: list[Tensor] = []
         while f"{name}_ids_{len(parts)}" in batch:
             number = len(parts)
@@ -29,7 +34,8 @@ class PooledScorer(Scorer):
                 "input_ids": batch[f"{name}_ids_{number}"],
                 "attention_mask": batch[f"{name}_mask_{number}"],
             }
-            with backbone.rows_using(batch.get(f"{name}_entry_{number}")):
+            entries, places = (batch.get(f"{name}_{what}_{number}") for what in ("entry", "place"))
+            with backbone.rows_using(entries, places, of_rows=name == INPUT):
                 parts.append(self.embed(backbone, inputs))
         places = torch.cat([batch[f"{name}_place_{number}"] for number in range(len(parts))])
         return torch.cat(parts)[places.argsort()]
@@ -80,7 +86,7 @@ def collate_inputs(backbone: Backbone, rows: Sequence[Row], groups: int) -> dict
     """Pad the inputs of rows, group by group, in blocks called ``input``."""
     size = len(rows) // groups
     return in_blocks(
-        backbone, [row.ids for row in rows], [i // size for i in range(len(rows))], "input"
+        backbone, [row.ids for row in rows], [i // size for i in range(len(rows))], INPUT
     )
 
 

@@ -1,0 +1,265 @@
+"""A multinomial logistic mixed model with given features: levels' posteriors and their spreads.
+
+The logits of row i are ``offset_i + sum over attributes a of features_ai z_a[level of i]``, and
+``z_a`` of every level is Normal(0, (tau_a * shape_a)^2). Fitted by penalised quasi-likelihood
+(Breslow & Clayton 1993, JASA 88): logits are linearised at the present deviations, where the
+model is Gaussian and everything is algebra, until they move no more. tau's posterior is computed
+on a grid, from the marginal likelihood of the attribute's rows.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+# tau, in nats of a logit; below the least an attribute is nothing, above the most no prior.
+GRID = np.geomspace(0.003, 5.0, 23)
+FINE = np.geomspace(GRID[0], GRID[-1], 1000)  # interpolated
+DRAWS, NOISE = 16, 8  # of a level, and of what other attributes add to a row
+MOST_ROUNDS, TOLERANCE = 30, 1e-3
+COVERED = (0.025, 0.975)
+ROWS_AT_A_TIME = 1000
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The rows of one attribute, as the mixed model sees them.
+
+    Args:
+        features: How a row's logits move with its level's coordinates, ``[N, options, K]``.
+        levels: Each row's level, int64 ``[N]``; -1: none.
+        number: Levels there are, L.
+        shape: Standard deviations of the coordinates where tau is 1, ``[K]``.
+        prior_scale: Of tau's half-normal prior.
+    """
+
+    features: Tensor
+    levels: Tensor
+    number: int
+    shape: Tensor
+    prior_scale: float
+
+
+@dataclass
+class Fitted:
+    """What is known of an attribute's levels; all in float64.
+
+    Args:
+        loc: Posterior means of the levels' coordinates, ``[L, K]``.
+        scale: Their standard deviations, with those of the other coordinates and the other
+            attributes integrated out, ``[L, K]``.
+        tau: The spread's posterior median.
+        interval: Its central 95 %.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    tau: float
+    interval: tuple[float, float]
+
+
+def fit_mixed_model(offsets: Tensor, labels: Tensor, attributes: Sequence[Grouped]) -> list[Fitted]:
+    """Fit the levels of all attributes.
+
+    Two attributes are told apart by rows that share a level of one and not of the other; to tau
+    of one, what the other adds is noise of a known size, a row's own.
+
+    Args:
+        offsets: Logits of the population, ``[N, options]``; minus infinity: no such option.
+        labels: Option indices, int64 ``[N]``.
+        attributes: What the rows are grouped by.
+
+    Returns:
+        For each attribute, what is known of its levels.
+    """
+    solver = _Solver(offsets.double(), labels, attributes)
+    for _ in range(MOST_ROUNDS):
+        before = [own.tau for own in solver.fitted]
+        moved = max(solver.improve(place) for place in range(len(attributes)))
+        steady = all(
+            abs(own.tau - old) <= TOLERANCE + 0.01 * old
+            for own, old in zip(solver.fitted, before, strict=True)
+        )
+        if moved < TOLERANCE and steady:
+            break
+    return solver.fitted
+
+
+class _Solver:
+    """The state of a fit: every attribute's levels, each improved given the others."""
+
+    def __init__(self, offsets: Tensor, labels: Tensor, attributes: Sequence[Grouped]) -> None:
+        self.offsets = offsets
+        self.wanted = torch.nn.functional.one_hot(labels, offsets.shape[1]).to(offsets)
+        self.attributes = attributes
+        self.fitted = [_start(own) for own in attributes]
+        generator = torch.Generator().manual_seed(0)
+        self.base = [_normal((DRAWS, own.number, len(own.shape)), generator) for own in attributes]
+        self.rows_base = [
+            _normal((NOISE // 2, len(own.levels), len(own.shape)), generator) for own in attributes
+        ]
+
+    def improve(self, place: int) -> float:
+        """Learn one attribute's tau and levels; return how far a level's logits moved, in taus."""
+        own, fitted = self.attributes[place], self.fitted[place]
+        probabilities = (
+            self.offsets + sum(map(_deviations, self.attributes, self.fitted))
+        ).softmax(-1)
+        curvature = torch.diag_embed(probabilities) - probabilities.unsqueeze(
+            2
+        ) * probabilities.unsqueeze(1)
+        residual = self.wanted - probabilities
+        damping = self._damping(place, curvature)
+        # To tau, other attributes are noise: their estimates go back into the residual.
+        pulled = sum(map(_deviations, self.attributes, self.fitted))
+        working = residual + _times(curvature, pulled)
+        noisy = _information(own, lambda rows: damping[rows] @ curvature[rows])
+        score = _by_level(own, _pulled_back(own, _times(damping, working)))
+        fitted.tau, fitted.interval = self._spread(place, score, noisy)
+        # To the levels, they are known as well as their own posteriors say, and their means enter.
+        information = _information(own, lambda rows: curvature[rows])
+        gradient = _by_level(own, _pulled_back(own, residual)) + _times(information, fitted.loc)
+        moved = self._settle(own, fitted, gradient, information, noisy)
+        return moved
+
+    def _settle(
+        self, own: Grouped, fitted: Fitted, gradient: Tensor, information: Tensor, noisy: Tensor
+    ) -> float:
+        """Move the levels to where their posterior has its mode, and measure its width."""
+        precision = torch.diag((fitted.tau * own.shape).double() ** -2)
+        factor = torch.linalg.cholesky(information + precision)
+        loc = torch.cholesky_solve(gradient.unsqueeze(2), factor).squeeze(2)
+        moved = float(((loc - fitted.loc) / (fitted.tau * own.shape)).abs().max())
+        fitted.loc = loc
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(noisy + precision))
+        fitted.scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
+        return moved * fitted.tau
+
+    def _spread(
+        self, place: int, score: Tensor, information: Tensor
+    ) -> tuple[float, tuple[float, float]]:
+        """Give tau's posterior median and interval, on the grid.
+
+        The marginal likelihood of a level's rows is estimated by importance sampling: draws come
+        from the Gaussian that ``score`` and ``information`` make of the level's posterior at each
+        tau, the same base noise throughout. The Gaussian itself, which penalised quasi-likelihood
+        would take for the truth, has tau too small where a level has few rows.
+        """
+        own = self.attributes[place]
+        known = own.levels >= 0
+        levels = own.levels[known]
+        shape = own.shape.double()
+        values, vectors = torch.linalg.eigh(shape.unsqueeze(1) * information * shape)
+        values = values.clamp(min=0)
+        along = _times(vectors.transpose(1, 2), score * shape)
+        features = (own.features[known].double() * shape) @ vectors[levels]
+        offsets = (self.offsets + self._noise(place))[:, known]
+        picked = self.wanted[known].argmax(1)
+
+        def evidence(tau: Tensor) -> Tensor:
+            variance = tau**2 / (1 + tau**2 * values)
+            drawn = variance * along + variance.sqrt() * self.base[place]  # [S, L, K]
+            logits = torch.einsum("nok,snk->sno", features, drawn[:, levels])
+            log_rows = _log_probability(offsets, logits, picked)  # [S, N]
+            total = log_rows.new_zeros(len(drawn), own.number).index_add_(1, levels, log_rows)
+            prior = -((drawn / tau).square() / 2 + tau.log()).sum(2)
+            proposal = -(self.base[place].square() / 2 + variance.log() / 2).sum(2)
+            return (total + prior - proposal).logsumexp(0).sum()
+
+        at_grid = [float(evidence(score.new_tensor(tau))) for tau in GRID]
+        log_density = CubicSpline(np.log(GRID), at_grid)(np.log(FINE))
+        # The grid is even in log tau: a density of tau has a factor tau there.
+        return _quantiles(log_density - (FINE / own.prior_scale) ** 2 / 2 + np.log(FINE))
+
+    def _noise(self, place: int) -> Tensor:
+        """Draw what the other attributes add to each row under their priors, ``[M, N, O]``."""
+        others = [i for i in range(len(self.attributes)) if i != place]
+        total = torch.zeros(NOISE if others else 1, *self.offsets.shape).to(self.offsets)
+        for other in others:
+            own, fitted = self.attributes[other], self.fitted[other]
+            scale = fitted.tau * own.shape.double() * (own.levels >= 0).unsqueeze(1)
+            half = torch.einsum("nok,mnk->mno", own.features.double() * 1.0, self.rows_base[other] * scale)
+            total += torch.cat([half, -half])
+        return total
+
+    def _damping(self, place: int, curvature: Tensor) -> Tensor:
+        """What is left of a row's information beside the other attributes' noise, ``[N, O, O]``.
+
+        Logits with noise of covariance V know ``(inverse of curvature + V)``'s inverse, which is
+        ``(1 + curvature V)^-1 curvature``; the first factor of that is returned.
+        """
+        noise = torch.zeros_like(curvature)
+        for other, (own, fitted) in enumerate(zip(self.attributes, self.fitted, strict=True)):
+            if other != place:
+                scaled = own.features.double() * (fitted.tau * own.shape)
+                noise += (own.levels >= 0)[:, None, None] * (scaled @ scaled.transpose(1, 2))
+        identity = torch.eye(curvature.shape[1]).to(curvature)
+        return torch.linalg.inv(identity + curvature @ noise)
+
+
+def _start(own: Grouped) -> Fitted:
+    zeros = torch.zeros(own.number, own.features.shape[2]).to(own.features.device).double()
+    return Fitted(zeros, torch.ones_like(zeros) * own.shape, 0.3 * own.prior_scale, (0.0, 0.0))
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def _log_probability(offsets: Tensor, logits: Tensor, picked: Tensor) -> Tensor:
+    """Average each row's probability of its label over the noise in the offsets, ``[S, N]``."""
+    total: list[Tensor] = []
+    for noisy in offsets:
+        log_rows = (noisy + logits).log_softmax(-1)
+        total.append(log_rows.gather(2, picked.expand(len(logits), -1).unsqueeze(2)).squeeze(2))
+    return torch.stack(total).logsumexp(0)
+
+
+def _quantiles(log_density: NDArray[np.float64]) -> tuple[float, tuple[float, float]]:
+    """Give the median and the central interval of a density on the fine grid."""
+    density = np.exp(log_density - log_density.max())
+    cumulative = np.cumsum(density / density.sum())
+    low, median, high = (
+        float(FINE[np.searchsorted(cumulative, share)]) for share in (COVERED[0], 0.5, COVERED[1])
+    )
+    return median, (low, high)
+
+
+def _deviations(own: Grouped, fitted: Fitted) -> Tensor:
+    """What an attribute's levels add to the rows' logits, ``[N, options]``."""
+    coordinates = fitted.loc[own.levels.clamp(min=0)] * (own.levels >= 0).unsqueeze(1)
+    return _times(own.features.double(), coordinates)
+
+
+def _pulled_back(own: Grouped, logits: Tensor) -> Tensor:
+    """Turn a gradient of the rows' logits into one of their levels' coordinates, ``[N, K]``."""
+    return _times(own.features.double().transpose(1, 2), logits)
+
+
+def _by_level(own: Grouped, values: Tensor) -> Tensor:
+    """Sum rows' values by level, ``[L, ...]``."""
+    known = own.levels >= 0
+    total = values.new_zeros(own.number, *values.shape[1:])
+    return total.index_add_(0, own.levels[known], values[known])
+
+
+def _information(own: Grouped, curvature: Callable[[slice], Tensor]) -> Tensor:
+    """Sum rows' information about their levels' coordinates by level, ``[L, K, K]``."""
+    count = own.features.shape[2]
+    total = torch.zeros(own.number, count, count).to(own.features.device).double()
+    for first in range(0, len(own.levels), ROWS_AT_A_TIME):
+        rows = slice(first, first + ROWS_AT_A_TIME)
+        known = own.levels[rows] >= 0
+        features = own.features[rows].double()
+        values = features.transpose(1, 2) @ curvature(rows) @ features
+        total.index_add_(0, own.levels[rows][known], values[known])
+    return total
+
+
+def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Multiply each matrix with its vector."""
+    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
