@@ -5,8 +5,11 @@ from typing import NoReturn
 
 from bayes_lora.adapters import ADAPTERS, LoRA
 from bayes_lora.backbone import MINILM
+from bayes_lora.fusion import Fusion
 from bayes_lora.guides import GUIDES
 from bayes_lora.inference import FitSettings
+from bayes_lora.inference.attributes import RECIPES
+from bayes_lora.level_draws import Unknown
 from bayes_lora.meta import EpisodeSettings, MetaSettings
 from bayes_lora.meta.settings import AMORTIZATIONS, METHODS
 from bayes_lora.meta.theta import THETA_GUIDES
@@ -19,6 +22,7 @@ SPEC_HELP = (
     "file.csv | file.jsonl | crossfit:DIR/TASK[@SEED][#SPLIT] | crossfit:DIR (all its tasks) | "
     "unifiedqa:DIR[#SPLIT] | hub:NAME[/CONFIG][#SPLIT]"
 )
+RANK_HELP = f"rank of the adapter (LoRA: {LoRA().rank})"
 
 
 def _positive(text: str) -> int:
@@ -26,6 +30,14 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    """Read names with commas between."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"names no column: {text!r}")
+    return names
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("adapt", "adapt a meta run to new tasks, from a few examples of each", _add_adapt),
         ("demo", "fit and compare two models on a task the project generates", _add_demo),
         ("fit", "fit a posterior over adapter weights to labelled text", _add_fit),
+        ("levels", "say which levels of a run's attributes differ, and how", _add_levels),
         ("meta-fit", "learn from many tasks what they share", _add_meta_fit),
         ("predict", "predict with a fitted posterior, or a backbone as it is", _add_predict),
         ("report", "measure predictions and write a report", _add_report),
@@ -73,10 +86,10 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         help="default: class-head where all tasks share one label set, else similarity for an "
         "encoder, likelihood for a language model",
     )
-    parser.add_argument("--adapter", default="lora", choices=sorted(ADAPTERS))
-    parser.add_argument("--rank", type=int, default=LoRA().rank, help="rank of the adapter")
+    parser.add_argument("--adapter", choices=sorted(ADAPTERS), help="default lora")
+    parser.add_argument("--rank", type=int, help=RANK_HELP)
     parser.add_argument("--targets", help="layers to adapt: names with commas, or a regex")
-    parser.add_argument("--guide", default="mean-field", choices=sorted(GUIDES))
+    parser.add_argument("--guide", choices=sorted(GUIDES), help="default mean-field")
     parser.add_argument("--max-length", type=_positive, default=256, help="tokens (default 256)")
     parser.add_argument("--kl-weight", type=float, help="weight of the prior; not 1: tempering")
     parser.add_argument("--draws", type=int, help=f"draws in a step (default {defaults.draws})")
@@ -91,6 +104,45 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the backbone")
     parser.add_argument("--seed", type=int, help="of starts, batches and draws")
+    _add_attributes(parser)
+
+
+def _add_attributes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("attributes (docs/attributes.md)")
+    group.add_argument(
+        "--attributes",
+        type=_columns,
+        metavar="COLUMN,COLUMN",
+        help="columns of the data whose levels (each user, each shop) get weights of their own",
+    )
+    group.add_argument(
+        "--attribute-adapter", choices=sorted(ADAPTERS), help="of the levels (default krona)"
+    )
+    group.add_argument(
+        "--fusion",
+        choices=[fusion.value for fusion in Fusion],
+        help="how the population and the levels become one prediction (default sum)",
+    )
+    group.add_argument(
+        "--reconstruction",
+        type=float,
+        metavar="WEIGHT",
+        help="also learn the texts' own tokens, with this weight (default 0: not at all)",
+    )
+    group.add_argument(
+        "--recipe",
+        choices=list(RECIPES),
+        help="m2a: all settings as published; a flag given beside it wins",
+    )
+
+
+def _add_levels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", help="what fit --attributes wrote")
+    _add_data(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument("--model", help="where the run's backbone lies now, if it moved")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the backbone (default: the fit's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the rows to measure on")
 
 
 def _add_meta_fit(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +159,7 @@ def _add_meta_fit(parser: argparse.ArgumentParser) -> None:
         "surely better; likelihood for a language model",
     )
     parser.add_argument("--adapter", default="lora", choices=sorted(ADAPTERS))
-    parser.add_argument("--rank", type=int, default=LoRA().rank, help="rank of the adapter")
+    parser.add_argument("--rank", type=int, help=RANK_HELP)
     parser.add_argument("--targets", help="layers to adapt: names with commas, or a regex")
     parser.add_argument("--max-length", type=_positive, default=256, help="tokens (default 256)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the backbone")
@@ -186,6 +238,12 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="predictions.jsonl")
     parser.add_argument("--draws", type=int, default=10, help="0: the posterior mean")
+    parser.add_argument(
+        "--unknown",
+        choices=[unknown.value for unknown in Unknown],
+        help="what predicts for a level that training did not see: a draw of the levels' prior "
+        "(default), the population, or the levels' average",
+    )
     parser.add_argument("--model", help="where the run's backbone lies now, if it moved")
     parser.add_argument(
         "--scorer",

@@ -3,42 +3,39 @@
 import argparse
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.utils import logging as hub_logging
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from bayes_lora.adapters import ADAPTERS, Adapter
 from bayes_lora.arguments import make_parser
-from bayes_lora.cli_input import cut, given, load_named, read_data, warn, warnings
+from bayes_lora.cli_input import (
+    cut,
+    fit_choices,
+    lacking,
+    load_named,
+    read_data,
+    warn,
+    warnings,
+)
+from bayes_lora.cli_levels import run_levels
 from bayes_lora.cli_meta import run_adapt, run_meta_fit
-from bayes_lora.cli_predict import load_run
-from bayes_lora.data import Kind, TaskSet, inspect
+from bayes_lora.cli_predict import Assigned, load_run
+from bayes_lora.data import Kind, TaskSet, check_attributes, inspect
 from bayes_lora.demo import run_demo
 from bayes_lora.errors import BayesLoraError, FitError, check_seed
 from bayes_lora.files import check_file
-from bayes_lora.inference import FitSettings, fit
-from bayes_lora.inference.fit import DEFAULTS, check_trainable, label_sets
+from bayes_lora.inference import fit
+from bayes_lora.inference.fit import check_trainable, label_sets
+from bayes_lora.level_draws import Unknown
 from bayes_lora.output import write_predictions
-from bayes_lora.predict import joined
+from bayes_lora.predict import Predictions, joined
 from bayes_lora.run_config import check_free
 from bayes_lora.scorers import default_scorer, keep_scorable, make_scorer
 from calibration import CalibrationError, write_report
-
-FIT_FLAGS = (
-    "draws",
-    "epochs",
-    "max_steps",
-    "batch_size",
-    "accumulate",
-    "learning_rate",
-    "checkpointing",
-    "seed",
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,33 +67,33 @@ def _fail(arguments: argparse.Namespace, message: str, status: int) -> int:
 
 def _fit(arguments: argparse.Namespace) -> None:
     check_free(Path(arguments.out))  # before the work, not after it
-    settings = given(FitSettings, arguments, FIT_FLAGS)
-    defaults = partial(replace, DEFAULTS[arguments.guide])
-    model_settings = given(defaults, arguments, ("kl_weight",))
+    choices = fit_choices(arguments)
     tasks = read_data(arguments, arguments.data, "train", "train")
     dev = _read_dev(arguments, tasks) if arguments.dev else TaskSet(())
     check_trainable(tasks.tasks)
+    odd = _odd(arguments, tasks, dev)
     backbone = load_named(arguments.model, arguments)
     name = arguments.scorer or default_scorer(backbone, tasks.tasks)
     scorer = make_scorer(name, backbone, tasks.tasks)
     tasks = keep_scorable(tasks, scorer, backbone, strict=arguments.strict)
     dev = keep_scorable(dev, scorer, backbone, strict=arguments.strict) if len(dev) else dev
     print(f"{len(tasks)} task(s), {sum(map(len, tasks))} rows, scorer {name}")
-    warn(*warnings(tasks), *warnings(dev), *cut(scorer, backbone, tasks))
-    make_adapter: Callable[..., Adapter] = ADAPTERS[arguments.adapter]
-    posterior = fit(
-        tasks,
-        backbone,
-        scorer=name,
-        adapter=make_adapter(rank=arguments.rank),
-        guide=arguments.guide,
-        model_settings=model_settings,
-        settings=settings,
-        dev=dev,
-        progress=True,
-    )
+    warn(*warnings(tasks), *warnings(dev), *odd, *cut(scorer, backbone, tasks))
+    posterior = fit(tasks, backbone, scorer=name, dev=dev, progress=True, **choices)
     posterior.save_pretrained(arguments.out)
     print(f"Posterior written to {arguments.out}")
+
+
+def _odd(arguments: argparse.Namespace, tasks: TaskSet, dev: TaskSet) -> list[str]:
+    """List what is odd about attributes in the data of a fit; refuse what cannot be fitted."""
+    columns = arguments.attributes or ()
+    lines = [*check_attributes(tasks, columns), *lacking(dev, columns)]
+    if arguments.recipe and not arguments.dev:
+        lines.append(
+            f"the recipe {arguments.recipe} stops early on --dev, and none is given: the fit "
+            "runs its full length"
+        )
+    return lines
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -106,22 +103,38 @@ def _predict(arguments: argparse.Namespace) -> None:
     tasks = read_data(arguments, arguments.data, "test", "test", **run.labels)
     tasks = keep_scorable(tasks, run.scorer, run.backbone, strict=arguments.strict)
     parts = run.assign(tasks)
-    warn(*warnings(tasks), *cut(run.scorer, run.backbone, tasks))
+    odd = lacking(tasks, run.attributes)
+    warn(*warnings(tasks), *odd, *cut(run.scorer, run.backbone, tasks))
     number = sum(map(len, tasks))
+    predictions, counts = _predicted(arguments, parts, number)
+    support = run.support and [run.support] * len(tasks)
+    write_predictions(tasks, predictions, arguments.out, support=support, level_counts=counts)
+    print(f"Predictions for {number} rows written to {arguments.out}")
+
+
+def _predicted(
+    arguments: argparse.Namespace, parts: Assigned, number: int
+) -> tuple[Predictions, list[dict[str, int]]]:
+    """Predict part after part; beside it, of a run with attributes, rows' level counts."""
     predicted = []
+    counts: list[dict[str, int]] = []
     with tqdm(total=number, desc="predict") as bar:
         for posterior, own in parts:
+            examples = [example for task in own for example in task.examples]
+            by_level: dict[str, Any] = {}
+            if posterior.model.by_level:
+                by_level["unknown"] = arguments.unknown or Unknown.PRIOR
+                counts += posterior.level_counts(examples)
             predicted.append(
                 posterior.predict(
-                    [example for task in own for example in task.examples],
+                    examples,
                     draws=arguments.draws if posterior.config.effects else 0,
                     seed=arguments.seed,
                     progress=bar.update,
+                    **by_level,
                 )
             )
-    support = run.support and [run.support] * len(tasks)
-    write_predictions(tasks, joined(predicted), arguments.out, support=support)
-    print(f"Predictions for {number} rows written to {arguments.out}")
+    return joined(predicted), counts
 
 
 def _tasks(arguments: argparse.Namespace) -> None:
@@ -158,6 +171,7 @@ COMMANDS = {
     "adapt": run_adapt,
     "demo": _demo,
     "fit": _fit,
+    "levels": run_levels,
     "meta-fit": run_meta_fit,
     "predict": _predict,
     "report": _report,

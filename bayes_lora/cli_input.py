@@ -4,16 +4,35 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
 
+from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
 from bayes_lora.backbone import Backbone, load_backbone
 from bayes_lora.data import TaskSet, read
+from bayes_lora.data.wording import listed
+from bayes_lora.errors import ConfigError
+from bayes_lora.inference import FitSettings
+from bayes_lora.inference.attributes import RECIPES, AttributeSettings
+from bayes_lora.inference.fit import DEFAULTS
 from bayes_lora.scorers import Scorer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WARNINGS_SHOWN = 10
+FIT_FLAGS = (
+    "draws",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "accumulate",
+    "learning_rate",
+    "checkpointing",
+    "seed",
+)
 
 
 def read_data(
@@ -50,6 +69,77 @@ def given(make: Any, arguments: argparse.Namespace, names: Sequence[str]) -> Any
     """Call ``make`` with the flags the user gave, so that defaults stand in one place."""
     values = {name: getattr(arguments, name) for name in names}
     return make(**{name: value for name, value in values.items() if value is not None})
+
+
+def fit_choices(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Read what the flags say of a fit; they win over a recipe, and that over the defaults.
+
+    Returns:
+        Keyword arguments of ``fit``.
+
+    Raises:
+        ConfigError: A flag's value is out of range, or flags do not go together.
+    """
+    _check_attribute_flags(arguments)
+    columns = arguments.attributes or ()
+    recipe = RECIPES[arguments.recipe](columns) if arguments.recipe else {}
+    guide = arguments.guide or recipe.get("guide", "mean-field")
+    views = _views(arguments, recipe.get("attributes") or AttributeSettings(columns))
+    views.check(guide)  # before the work, not after it
+    settings = partial(replace, recipe.get("settings") or FitSettings())
+    return {
+        "guide": guide,
+        "adapter": _adapter(arguments, recipe.get("adapter") or LoRA()),
+        "model_settings": given(partial(replace, DEFAULTS[guide]), arguments, ("kl_weight",)),
+        "settings": given(settings, arguments, FIT_FLAGS),
+        "attributes": views,
+    }
+
+
+def _check_attribute_flags(arguments: argparse.Namespace) -> None:
+    for flag in ("recipe", "fusion", "attribute_adapter"):
+        if getattr(arguments, flag) is not None and not arguments.attributes:
+            name = flag.replace("_", "-")
+            raise ConfigError(f"--{name} is for a fit with attributes: give --attributes too.")
+
+
+def _adapter(arguments: argparse.Namespace, otherwise: Adapter) -> Adapter:
+    """Make the adapter that is named; the same one keeps the settings that no flag changes."""
+    make: Any = ADAPTERS.get(arguments.adapter, type(otherwise))
+    if make is type(otherwise):
+        make = partial(replace, otherwise)
+    return given(make, arguments, ("rank",))
+
+
+def _views(arguments: argparse.Namespace, otherwise: AttributeSettings) -> AttributeSettings:
+    terms = given(partial(replace, otherwise.terms), arguments, ("reconstruction",))
+    adapter = otherwise.adapter
+    if arguments.attribute_adapter:
+        adapter = ADAPTERS[arguments.attribute_adapter]()
+    return given(partial(replace, otherwise, adapter=adapter, terms=terms), arguments, ("fusion",))
+
+
+def lacking(tasks: TaskSet, columns: Sequence[str]) -> list[str]:
+    """Say which attributes' columns some tasks do not have at all."""
+    lines = []
+    for column in columns:
+        without = [task for task in tasks if column not in task.attributes]
+        if without:
+            found = list(dict.fromkeys(name for task in without for name in task.attributes))
+            there = f"the attribute columns are {listed(found)}" if found else "there are none"
+            lines.append(
+                f"there is no attribute column {column!r}{_alike(column, found)} in "
+                f"{listed([task.name for task in without])}: all rows there count as unknown "
+                f"levels; {there}"
+            )
+    return lines
+
+
+def _alike(column: str, columns: Sequence[str]) -> str:
+    """Ask after columns that may have been meant; empty if none is alike."""
+    by_lower = {name.lower(): name for name in columns}
+    likely = [by_lower[name] for name in get_close_matches(column.lower(), by_lower)]
+    return f" (did you mean {' or '.join(map(repr, likely))}?)" if likely else ""
 
 
 def warnings(tasks: TaskSet) -> list[str]:

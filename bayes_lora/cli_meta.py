@@ -1,13 +1,12 @@
 """The commands of many tasks: meta-fit, and adapt."""
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from bayes_lora.adapters import ADAPTERS, Adapter
+from bayes_lora.adapters import ADAPTERS
 from bayes_lora.cli_input import DTYPES, cut, given, load_named, read_data, warn, warnings
 from bayes_lora.data import Task, TaskSet, check_disjoint, read, remove_overlap, split_tasks
 from bayes_lora.data.partition import read_partition
@@ -50,13 +49,12 @@ def run_meta_fit(arguments: argparse.Namespace) -> None:
     source = "" if arguments.dev else " held out"
     print(f"{len(dev)} meta-dev task(s){source}: {', '.join(task.name for task in dev)}")
     warn(*warnings(tasks), *warnings(dev), *cut(scorer, backbone, tasks))
-    make_adapter: Callable[..., Adapter] = ADAPTERS[arguments.adapter]
     learned = meta_fit(
         tasks,
         backbone,
         dev=dev,
         scorer=name,
-        adapter=make_adapter(rank=arguments.rank),
+        adapter=given(ADAPTERS[arguments.adapter], arguments, ("rank",)),
         settings=settings,
         progress=True,
     )

@@ -31,6 +31,7 @@ class Run:
         labels: ``options`` or ``label_sets``, for ``read``.
         assign: Tasks to the posteriors that answer them, one after another.
         support: For few-shot runs, how many examples were adapted on, and the seed of their draw.
+        attributes: The columns whose levels have weights of their own.
     """
 
     scorer: Scorer
@@ -38,10 +39,25 @@ class Run:
     labels: dict[str, Any]
     assign: Callable[[TaskSet], Assigned]
     support: Support | None = None
+    attributes: tuple[str, ...] = ()
 
 
 def load_run(arguments: argparse.Namespace) -> Run:
-    """Load what the command names: a run, or else a backbone."""
+    """Load what the command names: a run, or else a backbone.
+
+    Raises:
+        ConfigError: A flag does not go with it, or it is neither.
+        RunFolderError: It is a run, and broken.
+    """
+    run = _load(arguments)
+    if arguments.unknown and not run.attributes:
+        raise ConfigError(
+            f"--unknown is for a run with attributes, and {arguments.run_folder!r} has none."
+        )
+    return run
+
+
+def _load(arguments: argparse.Namespace) -> Run:
     folder = Path(arguments.run_folder)
     kind = next((name for name in DESCRIPTIONS if (folder / name).exists()), None)
     if kind is None:
@@ -65,7 +81,13 @@ def _of_posterior(posterior: Posterior) -> Run:
     else:
         labels = {"options": posterior.options}
     scorer, backbone = posterior.config.scorer, posterior.model.backbone
-    return Run(scorer, backbone, labels, lambda tasks: [(posterior, tasks.tasks)])
+    return Run(
+        scorer,
+        backbone,
+        labels,
+        lambda tasks: [(posterior, tasks.tasks)],
+        attributes=tuple(own.levels.attribute for own in posterior.model.by_level.values()),
+    )
 
 
 def _of_meta(source: MetaPosterior) -> Run:

@@ -16,7 +16,7 @@ from bayes_lora.backbone.targets import LayerGroup
 from bayes_lora.data.attributes import Levels
 from bayes_lora.effects import Effect, Flat, Normal, Pooled
 
-DIRECTIONS = 16  # most coordinates of a level under a Pooled prior (docs/attributes.md: why)
+DIRECTIONS = 64  # most coordinates of a level under a Pooled prior
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class LevelEffect(nn.Module):
         groups: The backbone's adapted layers.
         levels: The attribute's levels in the training data.
         starts: Of the factors that levels share, ``[layers, *shape]``.
+        coordinates: Of a level under a Pooled prior, as a fit chose them; None: as many as a fit
+            may choose.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class LevelEffect(nn.Module):
         groups: Sequence[LayerGroup],
         levels: Levels,
         starts: Mapping[FactorKey, Tensor],
+        coordinates: int | None = None,
     ) -> None:
         super().__init__()
         self.name = effect.name
@@ -103,17 +106,19 @@ class LevelEffect(nn.Module):
         self.register_buffer("counts", torch.tensor(levels.counts), persistent=False)
         self.register_buffer("units", torch.cat(units), persistent=False)
         if self.pooled:
-            self._register_pooled(starts)
+            self._register_pooled(starts, coordinates or DIRECTIONS)
 
     directions: Tensor
     shape: Tensor
+    information: Tensor
     tau: Tensor
     interval: Tensor
 
-    def _register_pooled(self, starts: Mapping[FactorKey, Tensor]) -> None:
-        count = min(DIRECTIONS, len(self.units))
+    def _register_pooled(self, starts: Mapping[FactorKey, Tensor], coordinates: int) -> None:
+        count = min(coordinates, len(self.units))
         self.register_buffer("directions", torch.zeros(len(self.units), count))
         self.register_buffer("shape", torch.ones(count))
+        self.register_buffer("information", torch.zeros(count))
         self.register_buffer("tau", torch.zeros(()))
         self.register_buffer("interval", torch.zeros(2))
         for key, start in starts.items():
@@ -128,6 +133,12 @@ class LevelEffect(nn.Module):
     def width(self) -> int:
         """Coordinates of a level."""
         return self.directions.shape[1] if self.pooled else len(self.units)
+
+    def keep(self, count: int) -> None:
+        """Keep the first coordinates of a Pooled prior, those in which rows tell most."""
+        self.directions = self.directions[:, :count].clone()
+        self.shape = self.shape[:count].clone()
+        self.information = self.information[:count].clone()
 
     def scale(self) -> Tensor:
         """Standard deviations of a level's coordinates under the prior, ``[width]``."""

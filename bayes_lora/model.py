@@ -82,6 +82,7 @@ class BayesianModel(nn.Module):
         share_rows: With G vectorised particles, give each G-th part of the batch to one particle
             (the unbiased, cheap estimator the fit uses) instead of the whole batch to every one.
         levels: Of each effect with an attribute, by its name, the levels in the training data.
+        coordinates: Of such an effect with a Pooled prior, how many coordinates a level has.
         fusion: How the views of such a model become one prediction.
         terms: What is observed beside the labels.
     """
@@ -98,6 +99,7 @@ class BayesianModel(nn.Module):
         kl_weight: float = 1.0,
         share_rows: bool = False,
         levels: Mapping[str, Levels] | None = None,
+        coordinates: Mapping[str, int] | None = None,
         fusion: Fusion = Fusion.SUM,
         terms: Terms = Terms(),
     ) -> None:
@@ -120,7 +122,8 @@ class BayesianModel(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for effect in effects:
             if effect.by is not None:
-                self._add_levels(effect, (levels or {})[effect.name], generator)
+                count = (coordinates or {}).get(effect.name)
+                self._add_levels(effect, (levels or {})[effect.name], count, generator)
                 continue
             for key, factor in self._factors(effect):
                 start = _start(factor, generator)
@@ -255,11 +258,13 @@ class BayesianModel(nn.Module):
                 shape = (len(group.layers), *factor.shape)
                 yield (effect.name, group.name, name), replace(factor, shape=shape)
 
-    def _add_levels(self, effect: Effect, levels: Levels, generator: torch.Generator) -> None:
+    def _add_levels(
+        self, effect: Effect, levels: Levels, count: int | None, generator: torch.Generator
+    ) -> None:
         """Add an effect that differs by level; what its levels share is a site, or constant."""
         shared = {k: f for k, f in self._factors(effect) if k[2] not in effect.adapter.zero_factors}
         starts = {key: _start(factor, generator) for key, factor in shared.items()}
-        own = LevelEffect(effect, self.backbone.groups, levels, starts)
+        own = LevelEffect(effect, self.backbone.groups, levels, starts, count)
         self.level_effects[parameter_name(effect.name)] = own
         self.by_level[effect.name] = own
         if not own.pooled:

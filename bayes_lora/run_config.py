@@ -44,6 +44,7 @@ class PosteriorConfig:
         seed: Of the random starting values, where priors are centred.
         fit: Settings of the fit, for the record.
         levels: Of each effect with an attribute, by its name, the levels it was fitted to.
+        coordinates: Of such an effect with a Pooled prior, how many coordinates a level has.
         fusion: How the views of such a model become one prediction.
         terms: What was observed beside the labels.
         separated: Whether the population was then fitted further, alone.
@@ -59,6 +60,7 @@ class PosteriorConfig:
     seed: int
     fit: dict[str, Any]
     levels: dict[str, Levels] = field(default_factory=dict)
+    coordinates: dict[str, int] = field(default_factory=dict)
     fusion: Fusion = Fusion.SUM
     terms: Terms = field(default_factory=Terms)
     separated: bool = False
@@ -74,6 +76,7 @@ class PosteriorConfig:
             kl_weight=self.kl_weight,
             seed=self.seed,
             levels=self.levels,
+            coordinates=self.coordinates,
             fusion=self.fusion,
             terms=self.terms,
         ).to(backbone.device)
@@ -158,6 +161,7 @@ def describe(config: PosteriorConfig, backbone: Backbone) -> dict[str, Any]:
         "seed": config.seed,
         "fit": config.fit,
         "levels": {name: asdict(levels) for name, levels in config.levels.items()},
+        "coordinates": config.coordinates,
         "fusion": config.fusion,
         "terms": asdict(config.terms),
         "separated": config.separated,
@@ -220,6 +224,7 @@ def read_config(path: Path) -> tuple[PosteriorConfig, RecordedBackbone]:
             seed=described["seed"],
             fit=described["fit"],
             levels={name: _levels(own) for name, own in described.get("levels", {}).items()},
+            coordinates=described.get("coordinates", {}),
             fusion=Fusion(described.get("fusion", Fusion.SUM)),
             terms=Terms(**described.get("terms", {})),
             separated=described.get("separated", False),

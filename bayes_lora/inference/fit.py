@@ -148,6 +148,7 @@ def fit(
     if views.columns and guide == "mean-field":
         with tqdm(total=len(train), desc="levels", disable=not progress) as bar:
             fit_levels(model, fitted, train, seed=settings.seed, progress=bar.update)
+        config = replace(config, coordinates={n: e.width for n, e in model.by_level.items()})
     coarse = None
     if views.separation:
         coarse = copy.deepcopy(fitted)
@@ -238,7 +239,9 @@ def _rows(model: BayesianModel, tasks: Sequence[Task]) -> LabelledRows:
         tuple(own.index.get(level_of(example, own.attribute), -1) for own in known)
         for example in examples
     ]
-    return LabelledRows([replace(r, levels=l) for r, l in zip(rows, levels, strict=True)], labels)
+    return LabelledRows(
+        [replace(row, levels=own) for row, own in zip(rows, levels, strict=True)], labels
+    )
 
 
 def _check_rows(

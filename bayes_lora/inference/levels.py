@@ -1,20 +1,21 @@
 """The posterior of levels around a fitted population: directions, then a mixed model in these."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bayes_lora.effects import Pooled
-from bayes_lora.guides import Guide, LevelNormals
+from bayes_lora.guides import Guide, LevelGuide, LevelNormals
 from bayes_lora.inference.linearise import Linearised, linearise
-from bayes_lora.inference.mixed_model import Grouped, fit_mixed_model
+from bayes_lora.inference.mixed_model import Fitted, Grouped, evidence, fit_mixed_model
 from bayes_lora.level_effect import LevelEffect
 from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import LabelledRows
 
 MEASURED = 256  # rows of which directions are measured
+COUNTS = (1, 4, 16, 64)  # of directions, to choose from
 
 
 def fit_levels(
@@ -41,47 +42,58 @@ def fit_levels(
     for name, effect in model.by_level.items():
         _point(effect, measured, name)
     rows = linearise(model, population, train, progress=progress)
-    grouped = [
-        _grouped(effect, rows.features[name], [row.levels[place] for row in train.rows])
-        for place, (name, effect) in enumerate(model.by_level.items())
-    ]
+    grouped = []
+    for place, (name, effect) in enumerate(model.by_level.items()):
+        levels = torch.tensor([row.levels[place] for row in train.rows])
+        grouped.append(_grouped(effect, rows, levels, name))
     fitted = fit_mixed_model(rows.offsets, rows.labels, grouped)
     for name, own in zip(model.by_level, fitted, strict=True):
-        effect, table = model.by_level[name], guide.by_level[name]
-        assert isinstance(table, LevelNormals)
-        effect.tau.fill_(own.tau)
-        effect.interval.copy_(torch.tensor(own.interval))
-        table.loc.copy_(own.loc)
-        table.scales.copy_(own.scale)
+        _fill(model.by_level[name], guide.by_level[name], own)
 
 
 def _point(effect: LevelEffect, measured: Linearised, name: str) -> None:
-    """Set an effect's directions and shape: what rows tell most of, and a unit of one nat.
+    """Set an effect's directions to what rows tell most of.
 
-    Directions are the leading eigenvectors of the rows' mean information about the weights, in
-    units of each weight's natural size, and levels spread along each as rows tell of it. Shape is
-    such that tau is the root mean square, over rows and options, of what a level adds to the
-    logits.
+    They are the leading eigenvectors of the rows' mean information about the weights, in units of
+    each weight's natural size.
     """
     roots = measured.information(name).to(effect.units.device) * effect.units
     _, sizes, vectors = torch.linalg.svd(roots, full_matrices=False)
-    count = min(effect.directions.shape[1], int((sizes > 1e-6 * sizes[0]).sum()))
-    effect.directions.zero_()
-    effect.directions[:, :count] = vectors[:count].T * effect.units.unsqueeze(1)
-    effect.shape.fill_(1e-6 * float(sizes[0]))  # of directions that nothing is known of
-    effect.shape[:count] = sizes[:count]
-    moved = measured.features[name].to(effect.directions) @ (effect.directions * effect.shape)
-    there = (measured.offsets > -torch.inf).to(moved).unsqueeze(2)
-    centred = (moved - (moved * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)) * there
-    effect.shape /= (centred.square().sum() / there.sum()).sqrt().clamp(min=1e-12)
+    effect.keep(int((sizes[: effect.width] > 1e-4 * sizes[0]).sum()))
+    effect.directions.copy_(vectors[: effect.width].T * effect.units.unsqueeze(1))
+    effect.information.copy_(sizes[: effect.width].square() / len(measured.labels))
 
 
-def _grouped(effect: LevelEffect, features: Tensor, levels: Sequence[int]) -> Grouped:
-    assert isinstance(effect.prior_settings, Pooled)
-    return Grouped(
-        features,
-        torch.tensor(levels),
-        len(effect.levels.names),
-        effect.shape.cpu(),
-        effect.prior_settings.scale,
-    )
+def _grouped(effect: LevelEffect, rows: Linearised, levels: Tensor, name: str) -> Grouped:
+    """Choose along how many directions levels differ, and describe the rows in these.
+
+    The labels' marginal likelihood chooses: few levels with many rows may differ in many ways,
+    many levels with a row or two in no more than one or two that could be told from noise.
+    """
+    choices = []
+    for count in sorted({min(own, effect.width) for own in COUNTS}):
+        features = rows.features[name][..., :count]
+        shape = torch.full((count,), 1 / _root_mean_square(features, rows.offsets))
+        scale = effect.prior_settings.scale if isinstance(effect.prior_settings, Pooled) else 1.0
+        choices.append(Grouped(features, levels, len(effect.levels.names), shape, scale))
+    found = [evidence(rows.offsets, rows.labels, choice) for choice in choices]
+    return choices[int(np.argmax(found))]
+
+
+def _root_mean_square(features: Tensor, offsets: Tensor) -> float:
+    """What coordinates of standard deviation 1 add to a logit, over rows and options, in nats."""
+    there = (offsets > -torch.inf).unsqueeze(2).to(features)
+    mean = (features * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
+    squares = ((features - mean) * there).square().sum()
+    return float((squares / there.sum()).sqrt().clamp(min=1e-12))
+
+
+def _fill(effect: LevelEffect, table: LevelGuide, fitted: Fitted) -> None:
+    """Put what was found into the model and its guide."""
+    assert isinstance(table, LevelNormals)
+    effect.keep(fitted.loc.shape[1])
+    effect.shape.copy_(fitted.shape)
+    effect.tau.fill_(fitted.tau)
+    effect.interval.copy_(torch.tensor(fitted.interval))
+    table.loc = fitted.loc.to(table.loc)
+    table.scales = fitted.scale.to(table.loc)

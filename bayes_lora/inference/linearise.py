@@ -56,6 +56,7 @@ def linearise(
     data: LabelledRows,
     *,
     directions: bool = True,
+    most_options: int | None = MOST_OPTIONS,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Linearised:
     """Linearise the logits of labelled rows in the weights of all their levels.
@@ -66,12 +67,14 @@ def linearise(
         data: The rows.
         directions: Whether coordinates run along each effect's directions; else they are the
             weights themselves.
+        most_options: Options kept of a row, its label first; None: all, in their order.
         progress: Called with the number of rows done, after each pass.
     """
     order, parts = [], []
     for chunk in _chunks(model, data.rows):
         labels = torch.tensor([data.labels[i] for i in chunk], device=model.backbone.device)
-        parts.append(_pass(model, values, [data.rows[i] for i in chunk], labels, directions))
+        rows = [data.rows[i] for i in chunk]
+        parts.append(_pass(model, values, rows, labels, directions, most_options))
         order += chunk
         progress(len(chunk))
     most = max(part.offsets.shape[1] for part in parts)
@@ -102,6 +105,7 @@ def _pass(
     rows: Sequence[Row],
     labels: Tensor,
     directions: bool,
+    most_options: int | None,
 ) -> Linearised:
     """Run some rows, each with weights of its own at zero, and derive their logits by these."""
     batch = model.scorer.collate(model.backbone, rows)
@@ -113,8 +117,9 @@ def _pass(
     head = {n.split(".", 1)[1]: values[n] for n, s in model.sites.items() if s.key is None}
     with model.backbone.adapted(factors, model.adapters, dict.fromkeys(moved, own)):
         logits = model.scorer.logits(model.backbone, batch, head)
-    kept, labels = _kept(logits.detach(), labels)
-    logits = logits.gather(1, kept)
+    if most_options is not None:
+        kept, labels = _kept(logits.detach(), labels, most_options)
+        logits = logits.gather(1, kept)
     gradients = _derivatives(logits, list(moved.values()))
     return Linearised(logits.detach().cpu(), labels.cpu(), dict(zip(moved, gradients, strict=True)))
 
@@ -124,9 +129,9 @@ def _leaf(effect: LevelEffect, rows: int, directions: bool) -> Tensor:
     return torch.zeros(rows, width, device=effect.units.device, requires_grad=True)
 
 
-def _kept(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _kept(logits: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Choose each row's likeliest options, and its label: ``[B, kept]``, and where that stands."""
-    count = min(MOST_OPTIONS, logits.shape[1])
+    count = min(most, logits.shape[1])
     ranked = logits.scatter(1, labels.unsqueeze(1), torch.inf)  # the label is kept in any case
     return ranked.topk(count, dim=1).indices, torch.zeros_like(labels)
 

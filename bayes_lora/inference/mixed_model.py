@@ -54,12 +54,16 @@ class Fitted:
             attributes integrated out, ``[L, K]``.
         tau: The spread's posterior median.
         interval: Its central 95 %.
+        shape: Standard deviations of the coordinates where tau is 1, as given, ``[K]``.
+        evidence: Log density of the labels, at the best tau, over that of no spread at all.
     """
 
     loc: Tensor
     scale: Tensor
     tau: float
     interval: tuple[float, float]
+    shape: Tensor
+    evidence: float = 0.0
 
 
 def fit_mixed_model(offsets: Tensor, labels: Tensor, attributes: Sequence[Grouped]) -> list[Fitted]:
@@ -87,6 +91,17 @@ def fit_mixed_model(offsets: Tensor, labels: Tensor, attributes: Sequence[Groupe
         if moved < TOLERANCE and steady:
             break
     return solver.fitted
+
+
+def evidence(offsets: Tensor, labels: Tensor, own: Grouped) -> float:
+    """Say how much likelier the labels are with one attribute's levels than without, in nats.
+
+    It is the log marginal likelihood at the best tau, less that without a spread; it compares
+    features, such as fewer of the same coordinates. Other attributes are not looked at.
+    """
+    solver = _Solver(offsets.double(), labels, [own])
+    solver.improve(0)
+    return solver.fitted[0].evidence
 
 
 class _Solver:
@@ -119,12 +134,11 @@ class _Solver:
         working = residual + _times(curvature, pulled)
         noisy = _information(own, lambda rows: damping[rows] @ curvature[rows])
         score = _by_level(own, _pulled_back(own, _times(damping, working)))
-        fitted.tau, fitted.interval = self._spread(place, score, noisy)
+        fitted.tau, fitted.interval, fitted.evidence = self._spread(place, score, noisy)
         # To the levels, they are known as well as their own posteriors say, and their means enter.
         information = _information(own, lambda rows: curvature[rows])
         gradient = _by_level(own, _pulled_back(own, residual)) + _times(information, fitted.loc)
-        moved = self._settle(own, fitted, gradient, information, noisy)
-        return moved
+        return self._settle(own, fitted, gradient, information, noisy)
 
     def _settle(
         self, own: Grouped, fitted: Fitted, gradient: Tensor, information: Tensor, noisy: Tensor
@@ -141,8 +155,8 @@ class _Solver:
 
     def _spread(
         self, place: int, score: Tensor, information: Tensor
-    ) -> tuple[float, tuple[float, float]]:
-        """Give tau's posterior median and interval, on the grid.
+    ) -> tuple[float, tuple[float, float], float]:
+        """Give tau's posterior median and interval, and the evidence for a spread, on the grid.
 
         The marginal likelihood of a level's rows is estimated by importance sampling: draws come
         from the Gaussian that ``score`` and ``information`` make of the level's posterior at each
@@ -160,7 +174,7 @@ class _Solver:
         offsets = (self.offsets + self._noise(place))[:, known]
         picked = self.wanted[known].argmax(1)
 
-        def evidence(tau: Tensor) -> Tensor:
+        def marginal(tau: Tensor) -> Tensor:
             variance = tau**2 / (1 + tau**2 * values)
             drawn = variance * along + variance.sqrt() * self.base[place]  # [S, L, K]
             logits = torch.einsum("nok,snk->sno", features, drawn[:, levels])
@@ -170,10 +184,12 @@ class _Solver:
             proposal = -(self.base[place].square() / 2 + variance.log() / 2).sum(2)
             return (total + prior - proposal).logsumexp(0).sum()
 
-        at_grid = [float(evidence(score.new_tensor(tau))) for tau in GRID]
-        log_density = CubicSpline(np.log(GRID), at_grid)(np.log(FINE))
+        at_grid = [float(marginal(score.new_tensor(tau))) for tau in GRID]
+        log_likelihood = CubicSpline(np.log(GRID), at_grid)(np.log(FINE))
+        log_prior = -((FINE / own.prior_scale) ** 2) / 2
+        best = float((log_likelihood + log_prior).max() - log_likelihood[0])
         # The grid is even in log tau: a density of tau has a factor tau there.
-        return _quantiles(log_density - (FINE / own.prior_scale) ** 2 / 2 + np.log(FINE))
+        return *_quantiles(log_likelihood + log_prior + np.log(FINE)), best
 
     def _noise(self, place: int) -> Tensor:
         """Draw what the other attributes add to each row under their priors, ``[M, N, O]``."""
@@ -182,7 +198,9 @@ class _Solver:
         for other in others:
             own, fitted = self.attributes[other], self.fitted[other]
             scale = fitted.tau * own.shape.double() * (own.levels >= 0).unsqueeze(1)
-            half = torch.einsum("nok,mnk->mno", own.features.double() * 1.0, self.rows_base[other] * scale)
+            half = torch.einsum(
+                "nok,mnk->mno", own.features.double() * 1.0, self.rows_base[other] * scale
+            )
             total += torch.cat([half, -half])
         return total
 
@@ -203,7 +221,9 @@ class _Solver:
 
 def _start(own: Grouped) -> Fitted:
     zeros = torch.zeros(own.number, own.features.shape[2]).to(own.features.device).double()
-    return Fitted(zeros, torch.ones_like(zeros) * own.shape, 0.3 * own.prior_scale, (0.0, 0.0))
+    return Fitted(
+        zeros, torch.ones_like(zeros) * own.shape, 0.3 * own.prior_scale, (0.0, 0.0), own.shape
+    )
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
