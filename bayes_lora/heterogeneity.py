@@ -245,7 +245,9 @@ class _View:
     def _points_down(self, axis: Array) -> bool:
         """Whether the option that moves most goes down along an axis, whose sign means nothing."""
         contrast = self.contrast(axis)
-        return bool(contrast[np.abs(contrast).argmax()] < 0)
+        size = np.abs(contrast)
+        (largest,) = np.nonzero(size >= (1 - 1e-6) * size.max())
+        return bool(contrast[largest[-1]] < 0)  # of two options, both: up is the latter
 
 
 def _report(view: _View, share: float, options: tuple[str, ...] | None) -> AttributeReport:

@@ -50,7 +50,9 @@ def find_levels(model: BayesianModel, examples: Sequence[Example], unknown: Unkn
         names[name] = list(dict.fromkeys(own for own in wanted if drawn or own in known))
         place = {own: i for i, own in enumerate(names[name])}
         columns.append([place.get(own, -1) for own in wanted])
-    rows = list(zip(*columns, strict=True)) if columns else [()] * len(examples)
+    rows: list[tuple[int, ...]] = [()] * len(examples)
+    if columns:
+        rows = list(zip(*columns, strict=True))
     return FoundLevels(names, rows, unknown)
 
 

@@ -106,10 +106,11 @@ def what_differs(level: LevelReport, report: AttributeReport) -> str:
     """
     if level.shift is None or report.options is None:
         return f"{level.deviation:.1f} logits"
-    means = np.array([option.mean for option in level.shift])
-    if (means**2).mean() < STEADY * level.deviation**2:
+    means = [option.mean for option in level.shift]
+    if np.square(means).mean() < STEADY * level.deviation**2:
         return f"depends on the text, {level.deviation:.1f} logits"
-    most = int(np.abs(means).argmax())
+    # Of two options, which move alike, the one that there is more of.
+    most = max(range(len(means)), key=lambda option: (round(abs(means[option]), 9), means[option]))
     more = "more" if means[most] > 0 else "less"
     return f"{more} {report.options[most]!r}, {_plus_minus(level.shift[most])} logits"
 

@@ -18,6 +18,7 @@ from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import BayesianModel
 from bayes_lora.posterior import Posterior
+from bayes_lora.reconstruction import check_reconstructs
 from bayes_lora.run_config import PosteriorConfig
 from bayes_lora.scorers import (
     ClassHead,
@@ -115,8 +116,9 @@ def fit(
     Raises:
         ConfigError: An unknown guide or scorer, or priors that the guide cannot work with.
         UnsupportedError: The scorer does not fit the backbone.
-        InputDataError: An attribute that is not there or has one level, a missing label, options that cannot be scored, one class only, or, with a
-            class head, label sets that differ or a dev label never seen in training.
+        InputDataError: An attribute that is not there or has one level, a missing label, options
+            that cannot be scored, one class only, or, with a class head, label sets that differ or
+            a dev label never seen in training.
         FitError: The loss stopped being finite.
     """
     if guide not in GUIDES:
@@ -131,6 +133,8 @@ def fit(
     _check_priors(guide, chosen)
     check_trainable(tasks)
     check_attributes(tasks, views.columns)
+    if views.terms.reconstruction:
+        check_reconstructs(backbone)
     config = make_config(
         backbone,
         tasks,

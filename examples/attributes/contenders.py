@@ -1,0 +1,264 @@
+"""What is compared, each under its name: how it learns from train and dev, and then predicts.
+
+    one-lora        one LoRA for everybody, stopped early on dev
+    own-lora        a LoRA for each level of the set's groups, each stopped early on its own dev rows
+    bayesian-lora   the population of the next fit, asked without the rows' levels
+    ours            a mean-field population, and deviations of all levels of all attributes
+    m2a             M2A's published recipe with point weights, stopped early on dev
+    m2a-no-...      the same without one of its parts
+
+All start from the same backbone, see the same rows and may take the same number of optimizer
+steps (own-lora twice as many, over all levels); test rows are given to `Learned.predict` alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sets import load
+
+from bayes_lora import FitSettings, Posterior, fit, load_backbone
+from bayes_lora.backbone import Backbone
+from bayes_lora.data import Example, Task, level_of
+from bayes_lora.errors import ConfigError
+from bayes_lora.fusion import Fusion
+from bayes_lora.inference.attributes import RECIPES, AttributeSettings
+from bayes_lora.model import Terms
+
+# Of DATA, where each set lies.
+FOLDERS = {
+    "fdu-mtl": "fdu_mtl",
+    "four-authors": "pang_lee_scaledata_4authors",
+    "yelp": "yelp10k_users",
+}
+MAX_LENGTH = 128  # tokens
+DRAWS = 10
+# By set and rows of train (of a domain; None for all), or by set alone.
+STEPS: dict[str | tuple[str, int | None], int] = {
+    ("fdu-mtl", 100): 300,
+    ("fdu-mtl", 400): 400,
+    ("fdu-mtl", None): 1000,
+    "four-authors": 400,
+    "yelp": 500,
+}
+LEAST_STEPS = 40  # of a level's own LoRA
+# The attribute whose levels split a set's rows into a few large groups, all of them in train.
+GROUPS: dict[str, str | None] = {"fdu-mtl": "domain", "four-authors": "author", "yelp": None}
+M2A_RATE = 1e-3
+
+Predict = Callable[[Sequence[Example]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What all methods of one set, size and seed share.
+
+    Args:
+        name: The set's.
+        train: The rows to learn from.
+        dev: The rows to stop early on.
+        backbone: The frozen backbone.
+        steps: Optimizer steps.
+        seed: Of whatever is random.
+    """
+
+    name: str
+    train: Task
+    dev: Task
+    backbone: Backbone
+    steps: int
+    seed: int
+
+    @property
+    def settings(self) -> FitSettings:
+        """The defaults, but for the number of steps."""
+        return FitSettings(max_steps=self.steps, seed=self.seed)
+
+    @property
+    def group(self) -> str | None:
+        """The attribute that splits the rows into large groups, if one does."""
+        return GROUPS[self.name]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A method after its fit.
+
+    Args:
+        predict: Gives probabilities of rows' options, ``[n, options]``.
+        found: What else the fit says, for its JSON.
+    """
+
+    predict: Predict
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+def read_given(
+    name: str, data: Path, size: int | None, seed: int, backbone: Backbone
+) -> tuple[Given, Task]:
+    """Read a set: what methods learn from, and the test rows."""
+    split = load(name, data / FOLDERS[name], seed, size)
+    return Given(name, split.train, split.dev, backbone, steps_of(name, size), seed), split.test
+
+
+def start() -> Backbone:
+    """Load the backbone that all methods share."""
+    return load_backbone("minilm", max_length=MAX_LENGTH)
+
+
+def steps_of(name: str, size: int | None) -> int:
+    """Say how many steps a set's methods take.
+
+    Raises:
+        ConfigError: None was set for that size.
+    """
+    found = STEPS.get((name, size), STEPS.get(name))
+    if found is None:
+        raise ConfigError(f"{name}: STEPS in contenders.py has no number for size {size}; add it.")
+    return found
+
+
+def one_lora(given: Given) -> dict[str, Learned]:
+    """Fit one LoRA to all rows, as points."""
+    posterior = fit(
+        [given.train], given.backbone, guide="mle", settings=given.settings, dev=[given.dev]
+    )
+    return {"one-lora": Learned(_asks(posterior))}
+
+
+def own_lora(given: Given) -> dict[str, Learned]:
+    """Fit a LoRA to each level's rows alone; a level predicts its own rows."""
+    train, dev = _parts(given.train, given.group), _parts(given.dev, given.group)
+    steps = max(LEAST_STEPS, 2 * given.steps // len(train))
+    settings = replace(given.settings, max_steps=steps)
+    posteriors = {
+        level: fit([rows], given.backbone, guide="mle", settings=settings, dev=[dev[level]])
+        for level, rows in train.items()
+    }
+
+    def predict(rows: Sequence[Example]) -> np.ndarray:
+        probabilities = np.zeros((len(rows), len(rows[0].options)))
+        levels = np.array([level_of(row, given.group) for row in rows])
+        for level in dict.fromkeys(levels):
+            own = np.flatnonzero(levels == level)
+            probabilities[own] = _asks(posteriors[level])([rows[i] for i in own])
+        return probabilities
+
+    return {"own-lora": Learned(predict, {"steps of a level": steps})}
+
+
+def bayesian(given: Given) -> dict[str, Learned]:
+    """Fit the population and all levels around it; each is asked.
+
+    The fit's first part does not see levels, so that the population is what a fit without
+    attributes gives.
+    """
+    posterior = fit_levels_too(given)
+    return {
+        "bayesian-lora": Learned(of_population(posterior)),
+        "ours": of_levels(posterior),
+    }
+
+
+def fit_levels_too(given: Given) -> Posterior:
+    """Fit what `bayesian` asks."""
+    return fit(
+        [given.train],
+        given.backbone,
+        guide="mean-field",
+        settings=given.settings,
+        attributes=given.train.attributes,
+    )
+
+
+def of_population(posterior: Posterior) -> Predict:
+    """Ask as if no row's level were known."""
+    asks = _asks(posterior)
+    return lambda rows: asks([replace(row, attributes={}) for row in rows])
+
+
+def of_levels(posterior: Posterior) -> Learned:
+    """Ask with the rows' levels; one that training did not see is a draw from the prior."""
+    return Learned(_asks(posterior, unknown="prior"), {"spread": spread(posterior)})
+
+
+def spread(posterior: Posterior) -> dict[str, dict[str, Any]]:
+    """Say how far each attribute's levels differ: tau with its interval, in nats of a logit."""
+    return {
+        effect.levels.attribute: {
+            "tau": round(float(effect.tau), 4),
+            "interval": [round(end, 4) for end in effect.interval.tolist()],
+            "coordinates": effect.width,
+            "levels": len(effect.levels),
+        }
+        for effect in posterior.model.by_level.values()
+    }
+
+
+def m2a(given: Given, *, rate: float = M2A_RATE, **changes: Any) -> Learned:
+    """Fit M2A's recipe, or the recipe with other attribute settings."""
+    recipe = RECIPES["m2a"](given.train.attributes)
+    # Separation changes only what predicts rows without a known level: groups have none.
+    separation = 0 if given.group else recipe["attributes"].separation
+    recipe["attributes"] = replace(recipe["attributes"], **{"separation": separation} | changes)
+    recipe["settings"] = replace(
+        recipe["settings"],
+        epochs=None,
+        max_steps=given.steps,
+        learning_rate=rate,
+        seed=given.seed,
+    )
+    posterior = fit([given.train], given.backbone, dev=[given.dev], **recipe)
+    return Learned(_asks(posterior), {"learning rate": rate})
+
+
+# Of the published recipe, as `m2a` changes it.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    # One view is left, and the sum of one is its average.
+    "m2a-no-coarse": {
+        "population": False,
+        "fusion": Fusion.SUM,
+        "terms": Terms(reconstruction=0.5),
+    },
+    "m2a-no-fine": {"columns": (), "terms": Terms(reconstruction=0.5)},
+    "m2a-no-reconstruction": {"terms": Terms(distillation=True)},
+    "m2a-no-distillation": {"terms": Terms(reconstruction=0.5)},
+}
+
+
+def _m2a(name: str) -> Callable[[Given], dict[str, Learned]]:
+    return lambda given: {name: m2a(given, **ABLATIONS.get(name, {}))}
+
+
+METHODS: dict[str, Callable[[Given], dict[str, Learned]]] = {
+    "one-lora": one_lora,
+    "own-lora": own_lora,
+    "bayesian-lora": bayesian,
+    "ours": bayesian,
+    **{name: _m2a(name) for name in ("m2a", *ABLATIONS)},
+}
+
+
+def methods_of(name: str) -> list[str]:
+    """List the methods that a set is there for."""
+    if GROUPS[name] is None:
+        return [method for method in METHODS if method not in ("own-lora", *ABLATIONS)]
+    return [method for method in METHODS if name == "fdu-mtl" or method not in ABLATIONS]
+
+
+def _asks(posterior: Posterior, unknown: str = "population") -> Predict:
+    seed = posterior.config.seed
+    return lambda rows: (
+        posterior.predict(rows, draws=DRAWS, seed=seed, unknown=unknown).probabilities
+    )
+
+
+def _parts(task: Task, attribute: str | None) -> dict[str, Task]:
+    """Split a task by the levels of an attribute."""
+    assert attribute is not None
+    parts: dict[str, list[Example]] = {}
+    for row in task.examples:
+        parts.setdefault(level_of(row, attribute), []).append(row)
+    return {level: replace(task, examples=tuple(rows)) for level, rows in parts.items()}

@@ -1,0 +1,348 @@
+"""The mixed model against simulated truth and against quadrature, which is exact."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bayes_lora.inference.mixed_model import Fitted, Grouped, fit_mixed_model
+from calibration import nll
+
+PRIOR_SCALE = 1.0
+LARGEST = 5.0  # tau beyond this has no prior
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Rows drawn from the model, and the coordinates that their levels truly have."""
+
+    offsets: Tensor
+    labels: Tensor
+    attributes: list[Grouped]
+    coordinates: list[Tensor]
+
+    def fit(self) -> list[Fitted]:
+        return fit_mixed_model(self.offsets, self.labels, self.attributes)
+
+    def of(self, rows: Tensor) -> "Simulated":
+        """Some of the rows, in this order."""
+        attributes = [
+            replace(own, features=own.features[rows], levels=own.levels[rows])
+            for own in self.attributes
+        ]
+        return Simulated(self.offsets[rows], self.labels[rows], attributes, self.coordinates)
+
+    def grouped(self, place: int, **changes: object) -> "Simulated":
+        """The same with something else in one attribute."""
+        attributes = list(self.attributes)
+        attributes[place] = replace(attributes[place], **changes)  # type: ignore[arg-type]
+        return replace(self, attributes=attributes)
+
+
+def simulate(
+    seed: int,
+    rows: int,
+    options: int,
+    width: int,
+    levels: Sequence[int],
+    taus: Sequence[float],
+    assigned: Tensor | None = None,
+) -> Simulated:
+    """Draw rows; what a coordinate does to them is half the rows' own, half alike for all.
+
+    Args:
+        seed: Of everything.
+        rows: How many.
+        options: Of each row.
+        width: Coordinates of a level, each with half the weight of the one before.
+        levels: Of each attribute, how many.
+        taus: Of each attribute, the true spread.
+        assigned: The rows' levels of the only attribute; None: at random.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    offsets = normal(rows, options)
+    logits, attributes, coordinates = offsets, [], []
+    for number, tau in zip(levels, taus, strict=True):
+        sizes = 2.0 ** -torch.arange(width, dtype=torch.float64)
+        features = (normal(rows, options, width) + normal(1, options, width)) * sizes
+        centred = features - features.mean(1, keepdim=True)
+        shape = torch.full((width,), float(centred.square().sum(2).mean()) ** -0.5).double()
+        own = torch.randint(0, number, (rows,), generator=generator)
+        own = own if assigned is None else assigned
+        true = normal(number, width) * tau * shape
+        logits = logits + torch.einsum("nok,nk->no", features, true[own])
+        attributes.append(Grouped(features, own, number, shape, PRIOR_SCALE))
+        coordinates.append(true)
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    return Simulated(offsets, labels, attributes, coordinates)
+
+
+CASES = {
+    "three options": ((1000, 3, 4, (100,)), (0.6,), 10),
+    "binary": ((1000, 2, 4, (100,)), (0.6,), 10),
+    "crossed": ((700, 3, 2, (60, 90)), (0.9, 0.5), 8),
+}
+
+
+@pytest.mark.parametrize("case", [*CASES])
+def test_tau_is_recovered_and_its_interval_covers(case: str) -> None:
+    sizes, taus, repetitions = CASES[case]
+    fits = [simulate(seed, *sizes, taus).fit() for seed in range(repetitions)]
+    for place, tau in enumerate(taus):
+        found = np.array([fitted[place].tau for fitted in fits])
+        # Three standard errors, and 3 % for a median being no mean.
+        error = 3 * found.std(ddof=1) / np.sqrt(repetitions) + 0.03 * tau
+        assert abs(found.mean() - tau) < error
+        intervals = [fitted[place].interval for fitted in fits]
+        # Fewer than all but 2 of 10 (8) has probability 0.012 (0.006) where 95 % are covered.
+        assert sum(low <= tau <= high for low, high in intervals) >= repetitions - 2
+
+
+BAYESIAN = {
+    "binary": ((400, 2, 2, (40,)), 40),
+    "three options": ((400, 3, 3, (40,)), 40),
+    "crossed": ((300, 3, 2, (30, 40)), 14),
+}
+
+
+@pytest.mark.parametrize("case", [*BAYESIAN])
+def test_intervals_cover_taus_drawn_from_the_prior(case: str) -> None:
+    """Truth from the prior is covered as often as the posterior says (Talts et al. 2018)."""
+    sizes, repetitions = BAYESIAN[case]
+    covered, below, number = 0, 0, 0
+    for seed in range(repetitions):
+        prior = np.random.default_rng(seed).normal(size=len(sizes[3]))
+        taus = PRIOR_SCALE * np.abs(prior)
+        for tau, fitted in zip(taus, simulate(seed, *sizes, taus).fit(), strict=True):
+            covered += fitted.interval[0] <= tau <= fitted.interval[1]
+            below += tau < fitted.tau
+            number += 1
+    expected, error = 0.95 * number, np.sqrt(number * 0.95 * 0.05)
+    assert covered > expected - 3 * error
+    assert abs(below - number / 2) < 3 * np.sqrt(number) / 2
+
+
+def _log_likelihoods(data: Simulated, points: Tensor) -> Tensor:
+    """Log-likelihood of each level's rows at some coordinates ``[Z, K]``: ``[L, Z]``."""
+    (own,) = data.attributes
+    logits = data.offsets.unsqueeze(2) + torch.einsum("nok,zk->noz", own.features, points)
+    picked = data.labels[:, None, None].expand(-1, 1, len(points))
+    of_rows = logits.log_softmax(1).gather(1, picked).squeeze(1)
+    return torch.zeros(own.number, len(points)).double().index_add_(0, own.levels, of_rows)
+
+
+def _standard_normal(points: int, width: int) -> tuple[Tensor, Tensor]:
+    """A grid in ``width`` dimensions, and the logarithm of the probability each point stands for.
+
+    The trapezoid rule is exact to rounding where a level's posterior is wider than a step, as
+    Gauss and Hermite's is not: it has few points where many rows make that narrow.
+    """
+    line = torch.linspace(-6.5, 6.5, points, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[line] * width).view(-1, width)
+    log_weights = -grid.square().sum(1) / 2
+    return grid, log_weights - log_weights.logsumexp(0)
+
+
+def _exact_taus(data: Simulated) -> tuple[float, float, float]:
+    """Two ends of the central 95 % of tau's posterior, and its median between them."""
+    (own,) = data.attributes
+    grid, log_weights = _standard_normal(201, 1)
+    taus = np.geomspace(0.003, LARGEST, 200)
+    log_density = []
+    for tau in taus:
+        at = _log_likelihoods(data, grid * tau * own.shape)
+        log_density.append(float((at + log_weights).logsumexp(1).sum()))
+    log_density += -((taus / own.prior_scale) ** 2) / 2 + np.log(taus)  # even in log tau
+    cumulative = np.cumsum(np.exp(log_density - np.max(log_density)))
+    low, median, high = np.interp([0.025, 0.5, 0.975], cumulative / cumulative[-1], taus)
+    return low, median, high
+
+
+def _exact_levels(data: Simulated, tau: float, points: int) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of the levels' coordinates, ``[L, K]``, in prior ones."""
+    (own,) = data.attributes
+    grid, log_weights = _standard_normal(points, len(own.shape))
+    at = _log_likelihoods(data, grid * tau * own.shape)
+    weights = (at + log_weights).softmax(1)
+    means = weights @ grid
+    return means, (weights @ grid.square() - means.square()).sqrt()
+
+
+def _one_to_fifty_rows() -> Tensor:
+    return torch.repeat_interleave(torch.arange(50), torch.arange(1, 51))
+
+
+def _ragged(data: Simulated) -> Simulated:
+    """Every other row without its last option, if that is not its label."""
+    without = (torch.arange(len(data.labels)) % 2 == 0) & (data.labels < 2)
+    offsets = data.offsets.clone()
+    offsets[without, 2] = -torch.inf
+    return replace(data, offsets=offsets)
+
+
+@pytest.mark.parametrize("options", [2, 3])
+@pytest.mark.parametrize("tau", [0.3, 1.0])
+def test_tau_has_the_exact_posterior(options: int, tau: float) -> None:
+    """Half of the rows of three options have two of them only."""
+    assigned = _one_to_fifty_rows()
+    data = simulate(1, len(assigned), options, 1, (50,), (tau,), assigned)
+    data = data if options == 2 else _ragged(data)
+    (fitted,) = data.fit()
+    low, median, high = _exact_taus(data)
+    assert fitted.tau == pytest.approx(median, rel=0.03)
+    assert fitted.interval == pytest.approx((low, high), rel=0.04)
+
+
+def test_few_rows_a_level_do_not_pull_tau_down() -> None:
+    """Where penalised quasi-likelihood alone does: two binary rows of each of 150 levels."""
+    data = simulate(2, 300, 2, 1, (150,), (1.2,), torch.arange(300) % 150)
+    (fitted,) = data.fit()
+    low, median, high = _exact_taus(data)
+    assert fitted.tau == pytest.approx(median, rel=0.05)
+    assert fitted.interval == pytest.approx((low, high), rel=0.06)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("options", [2, 3])
+def test_levels_have_the_exact_means_and_deviations(width: int, options: int) -> None:
+    """Levels of 1 to 50 rows; a mode is not quite a mean, a curvature not quite a variance."""
+    assigned = _one_to_fifty_rows()
+    every = 1 if width == 1 else 5  # a grid in two dimensions has many points
+    kept = assigned % every == 0
+    assigned = assigned[kept] // every
+    levels = int(assigned.max()) + 1
+    data = simulate(3, len(assigned), options, width, (levels,), (0.7,), assigned)
+    (fitted,) = data.fit()
+    unit = fitted.tau * data.attributes[0].shape
+    means, deviations = _exact_levels(data, fitted.tau, 401 if width == 1 else 91)
+    assert (fitted.loc / unit - means).abs().max() < 0.12
+    assert (fitted.loc / unit - means).square().mean().sqrt() < 0.05
+    torch.testing.assert_close(fitted.scale / unit, deviations, atol=0.0, rtol=0.1)
+
+
+@pytest.mark.parametrize("case", [*CASES])
+def test_levels_are_calibrated(case: str) -> None:
+    """Squares of z-scores are 1 on average; what a tau taken for known leaves out is small."""
+    sizes, taus, _ = CASES[case]
+    sizes = (2 * sizes[0], *sizes[1:3], tuple(2 * number for number in sizes[3]))
+    squares: list[list[Tensor]] = [[] for _ in taus]
+    for seed in range(20, 23):
+        data = simulate(seed, *sizes, taus)
+        for own, truth, fitted in zip(squares, data.coordinates, data.fit(), strict=True):
+            own.append(((truth - fitted.loc) / fitted.scale).square())
+    for own in squares:
+        assert 0.85 < torch.cat(own).mean() < 1.2
+
+
+def test_an_attribute_without_an_effect_is_found_to_have_none() -> None:
+    sizes = (1000, 3, 4, (100,))
+    present = [simulate(seed, *sizes, (0.6,)).fit()[0] for seed in range(3)]
+    absent = [simulate(seed, *sizes, (0.0,)).fit()[0] for seed in range(30, 35)]
+    assert max(own.tau for own in absent) < min(own.interval[0] for own in present) / 2
+    assert np.median([own.interval[0] for own in absent]) < 0.02
+
+
+def test_an_attribute_without_an_effect_does_no_harm() -> None:
+    """Beside one that has an effect, and alone: fresh rows are predicted as well as without."""
+    for seed in range(30, 33):
+        data = simulate(seed, 2000, 3, 4, (100,), (0.0,))
+        train, test = data.of(torch.arange(1000)), data.of(torch.arange(1000, 2000))
+        (fitted,) = train.fit()
+        labels = test.labels.numpy()
+        alone = nll(test.offsets.softmax(-1).numpy(), labels)
+        assert nll(_predicted(test, fitted), labels) < 1.005 * alone
+
+
+def _predicted(data: Simulated, fitted: Fitted) -> np.ndarray:
+    """Average probabilities over draws of the levels of the only attribute."""
+    (own,) = data.attributes
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, *fitted.loc.shape, generator=generator, dtype=torch.float64)
+    drawn = fitted.loc + fitted.scale * noise
+    logits = data.offsets + torch.einsum("nok,snk->sno", own.features, drawn[:, own.levels])
+    return logits.softmax(-1).mean(0).numpy()
+
+
+def test_known_levels_predict_better_where_there_is_an_effect() -> None:
+    data = simulate(40, 2000, 3, 4, (50,), (0.8,))
+    train, test = data.of(torch.arange(1000)), data.of(torch.arange(1000, 2000))
+    labels = test.labels.numpy()
+    alone = nll(test.offsets.softmax(-1).numpy(), labels)
+    predicted = nll(_predicted(test, train.fit()[0]), labels)
+    truth = data.coordinates[0][test.attributes[0].levels]
+    logits = test.offsets + torch.einsum("nok,nk->no", test.attributes[0].features, truth)
+    best = nll(logits.softmax(-1).numpy(), labels)
+    assert best < predicted < best + 0.4 * (alone - best)
+
+
+def _alike(first: Sequence[Fitted], second: Sequence[Fitted], share: float) -> None:
+    """Check that fits differ by no more than a share of what is uncertain."""
+    for one, other in zip(first, second, strict=True):
+        width = one.interval[1] - one.interval[0]
+        ends = zip((one.tau, *one.interval), (other.tau, *other.interval), strict=True)
+        assert max(abs(a - b) for a, b in ends) < share * width
+        assert ((one.loc - other.loc) / one.scale).abs().max() < share
+        assert (one.scale / other.scale).log().abs().max() < share
+
+
+def test_rows_without_a_level_contribute_nothing() -> None:
+    data = simulate(50, 600, 3, 2, (40,), (0.7,))
+    (own,) = data.attributes
+    missing = torch.arange(600) % 3 == 0
+    with_rows = data.grouped(0, levels=own.levels.masked_fill(missing, -1))
+    without = data.of(torch.nonzero(~missing).squeeze(1))
+    _alike(with_rows.fit(), without.fit(), 1e-6)
+
+
+def test_rows_without_one_of_two_levels_tell_of_the_other() -> None:
+    """And those without both tell of none; the noise that rows lend each other is drawn anew."""
+    data = simulate(51, 600, 3, 2, (40, 30), (0.9, 0.7))
+    one = torch.arange(600) % 3 == 0
+    both = data.grouped(0, levels=data.attributes[0].levels.masked_fill(one, -1))
+    both = both.grouped(1, levels=both.attributes[1].levels.masked_fill(one, -1))
+    _alike(both.fit(), data.of(torch.nonzero(~one).squeeze(1)).fit(), 0.15)
+    first = data.grouped(0, levels=torch.full((600,), -1)).fit()[1]
+    alone = replace(data, attributes=data.attributes[1:]).fit()[0]
+    _alike([first], [alone], 0.15)
+
+
+def test_an_option_that_no_row_has_might_as_well_not_be_there() -> None:
+    data = simulate(52, 400, 2, 2, (40,), (0.7,))
+    (own,) = data.attributes
+    noise = torch.randn(400, 1, 2, generator=torch.Generator().manual_seed(0)).double()
+    more = replace(data, offsets=torch.cat([data.offsets, torch.full((400, 1), -torch.inf)], 1))
+    more = more.grouped(0, features=torch.cat([own.features, noise], 1))
+    _alike(data.fit(), more.fit(), 1e-6)
+
+
+@pytest.mark.parametrize("levels", [(40,), (40, 30)])
+def test_the_order_of_rows_does_not_matter(levels: tuple[int, ...]) -> None:
+    data = simulate(53, 600, 3, 2, levels, (0.9, 0.7)[: len(levels)])
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+    # Of two attributes each is noise to the other's tau, drawn row by row.
+    _alike(data.fit(), data.of(order).fit(), 1e-2 if len(levels) == 1 else 0.15)
+
+
+def test_the_order_of_levels_does_not_matter() -> None:
+    data = simulate(54, 600, 3, 2, (40,), (0.7,))
+    (own,) = data.attributes
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    (turned,) = data.grouped(0, levels=order[own.levels]).fit()
+    turned = replace(turned, loc=turned.loc[order], scale=turned.scale[order])
+    _alike(data.fit(), [turned], 0.15)  # what a level's draws are goes by its place
+
+
+def test_a_level_without_rows_is_left_at_the_prior() -> None:
+    data = simulate(55, 400, 3, 2, (40,), (0.7,))
+    (plain,), (more,) = data.fit(), data.grouped(0, number=41).fit()
+    unit = more.tau * data.attributes[0].shape
+    assert not more.loc[40].any()
+    torch.testing.assert_close(more.scale[40], unit)
+    _alike([plain], [replace(more, loc=more.loc[:40], scale=more.scale[:40])], 0.15)
