@@ -1,7 +1,7 @@
 """KronA: a Kronecker product (Edalati et al. 2022, arXiv 2212.10650: ``W + s [A_k kron B_k]``)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,29 +45,63 @@ class KronA(Adapter):
             "V": Factor((b_out, self.rank), unit=self.rank**-0.5, starts_at_zero=True),
         }
 
+    def joined(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Make factors whose update is the sum of those of several effects, for ``update``.
+
+        The effects' C stand side by side, column by column in turns, and their D (or U and V) one
+        below the other: what one product gives is what the next one sums.
+
+        Args:
+            parts: Each effect's factors, all with the same number of entries, R.
+        """
+        C = torch.stack(torch.broadcast_tensors(*[own["C"] for own in parts]), 3).flatten(2)
+        if self.rank is None:
+            return {"C": C, "D": torch.cat([own["D"] for own in parts], 1)}
+        U, V = (torch.cat([own[n] for own in parts], d) for n, d in (("U", 1), ("V", 2)))
+        return {"C": C, "U": U, "V": V}
+
     def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
         """Write x as an ``[a_in, b_in]`` matrix X: the update is ``C X D^T``, read by rows."""
         rows, vectors, d_in = x.shape
-        C = factors["C"] * self.scale
-        blocks = x.reshape(rows, vectors, C.shape[2], d_in // C.shape[2])
+        C, right = factors["C"], factors["D" if self.rank is None else "U"]
+        a_in, b_in = d_in // right.shape[2], right.shape[2]
+        # D first, on all vectors of a row at once: of several effects, it makes each vector a
+        # column of matrices, that the effects' C sum as they mix them.
+        blocks = x.reshape(rows, vectors * a_in, b_in)
+        hidden = torch.bmm(blocks, right.transpose(1, 2) * self.scale)
         if self.rank is None:
-            # A small product a vector: measured faster than one large product of x turned around.
-            mixed, last = torch.matmul(C.unsqueeze(1), blocks), factors["D"]
-        else:
-            mixed, last = _mix(blocks, C, factors["U"]), factors["V"]
-        update = torch.bmm(mixed.flatten(1, 2), last.transpose(1, 2))
-        return update.view(rows, vectors, C.shape[1] * last.shape[1])
+            hidden = hidden.view(rows * vectors, C.shape[2], -1)
+            return torch.bmm(_of_vectors(C, vectors), hidden).view(rows, vectors, -1)
+        mixed = _mix(hidden.view(rows, vectors, a_in, -1, self.rank), C)
+        update = torch.bmm(mixed, factors["V"].transpose(1, 2))
+        return update.view(rows, vectors, -1)
 
 
-def _mix(blocks: Tensor, C: Tensor, U: Tensor) -> Tensor:
-    """Compute ``C X U^T``, ``[R, N, a_out, r]``, of blocks X ``[R, N, a_in, b_in]``.
+def _of_vectors(C: Tensor, vectors: int) -> Tensor:
+    """Give each vector its row's C, ``[R * N, ...]``; one that rows share is not copied."""
+    return C.unsqueeze(1).expand(-1, vectors, -1, -1).flatten(0, 1)
 
-    U comes first: it leaves so little that turning it around for C's product costs nearly nothing.
+
+def _mix(hidden: Tensor, C: Tensor) -> Tensor:
+    """Multiply by each of E effects' C what U leaves of the vectors.
+
+    It is so little that turning it around costs nearly nothing.
+
+    Args:
+        hidden: ``[R, N, a_in, E, rank]``.
+        C: ``[R, a_out, a_in * E]``.
+
+    Returns:
+        ``[R, N * a_out, E * rank]``.
     """
-    (rows, vectors, a_in, _), rank = blocks.shape, U.shape[1]
-    hidden = torch.bmm(blocks.flatten(1, 2), U.transpose(1, 2)).view(rows, vectors, a_in, rank)
-    mixed = torch.bmm(hidden.transpose(2, 3).flatten(1, 2), C.transpose(1, 2))
-    return mixed.view(rows, vectors, rank, C.shape[1]).transpose(2, 3)
+    rows, vectors, _, effects, rank = hidden.shape
+    C = C.unflatten(2, (-1, effects))
+    parts = [
+        torch.bmm(own.transpose(2, 3).flatten(1, 2), C[..., i].transpose(1, 2))
+        for i, own in enumerate(hidden.unbind(3))
+    ]
+    mixed = torch.stack([own.view(rows, vectors, rank, -1) for own in parts], 4)
+    return mixed.permute(0, 1, 3, 4, 2).reshape(rows, -1, effects * rank)
 
 
 def _split(width: int) -> int:

@@ -1,13 +1,25 @@
 """Frozen linear layers whose rows may each use other adapter weights (docs/maths.md, "Rows")."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from bayes_lora.adapters import Adapter
 from bayes_lora.errors import ConfigError
+
+
+@runtime_checkable
+class Joins(Protocol):
+    """An adapter that can make one update of those of several effects, for the price of less."""
+
+    def joined(self, parts: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Make factors whose update is the sum of those of several effects."""
+
+    def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
+        """Compute it, as every adapter does."""
 
 
 @dataclass(frozen=True)
@@ -96,28 +108,50 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, T, d_in]`` (or ``[B, d_in]``) to ``[B, T, d_out]``, row by row."""
         output = self.base(x)
-        sequences = self._active.sequences
-        for update in self._active.by_layer.get(self.name, ()):
-            if update.levels is None or sequences.of_rows:
-                factors = _aligned(update, sequences, x.shape[0])
-                change = self._update(x, update.adapter, factors)
-                output = output + change.view_as(output).to(output.dtype)
+        sequences, updates = self._active.sequences, self._active.by_layer.get(self.name, ())
+        seen = [own for own in updates if own.levels is None or sequences.of_rows]
+        for adapter, factors in _joined(seen, sequences, x.shape[0]):
+            change = self._update(x, adapter, factors)
+            output = output + change.view_as(output).to(output.dtype)
         return output
 
     def _update(self, x: Tensor, adapter: Adapter, factors: Mapping[str, Tensor]) -> Tensor:
-        value = next(iter(factors.values()))
-        if x.shape[0] % value.shape[0]:
+        number = max(len(value) for value in factors.values())
+        if x.shape[0] % number:
             raise ConfigError(
-                f"{value.shape[0]} sets of adapter weights cannot be shared evenly by "
+                f"{number} sets of adapter weights cannot be shared evenly by "
                 f"{x.shape[0]} rows: the number of rows must be a multiple of it."
             )
         # Factors stay fp32 on a bf16 backbone: bf16 would round small posterior noise away.
-        groups = x.reshape(value.shape[0], -1, x.shape[-1]).to(value.dtype)
-        return adapter.update(groups, factors, self.training)
+        groups = x.reshape(number, -1, x.shape[-1]).to(next(iter(factors.values())).dtype)
+        everywhere = {n: v.expand(number, *v.shape[1:]) for n, v in factors.items()}
+        return adapter.update(groups, everywhere, self.training)
+
+
+def _joined(
+    updates: Sequence[Update], sequences: Sequences, number: int
+) -> Iterator[tuple[Adapter, Mapping[str, Tensor]]]:
+    """Yield updates aligned with a pass's sequences, those of attributes as one if they can be.
+
+    A pass over all vectors of a batch costs more than what is computed there: one update for user
+    and item makes a training step a tenth faster (examples/benchmarks/attributes.py).
+    """
+    own: dict[Joins, list[Mapping[str, Tensor]]] = {}
+    for update in updates:
+        factors = _aligned(update, sequences, number)
+        if update.levels is None or not isinstance(update.adapter, Joins):
+            yield update.adapter, factors
+        else:
+            own.setdefault(update.adapter, []).append(factors)
+    for adapter, parts in own.items():
+        yield adapter, parts[0] if len(parts) == 1 else adapter.joined(parts)
 
 
 def _aligned(update: Update, sequences: Sequences, number: int) -> Mapping[str, Tensor]:
-    """Align an update's factors with a pass's sequences; levels make an entry for each of them."""
+    """Align an update's factors with a pass's sequences; levels make an entry for each of them.
+
+    What all sequences share stays one entry.
+    """
     factors, entries = update.factors, sequences.entries
     if update.levels is None:
         return factors if entries is None else {n: v[entries] for n, v in factors.items()}
@@ -127,6 +161,8 @@ def _aligned(update: Update, sequences: Sequences, number: int) -> Mapping[str, 
     def of_sequences(name: str, value: Tensor) -> Tensor:
         if name in update.of_level:
             return value[levels]
+        if len(value) == 1:
+            return value
         if entries is not None:
             return value[entries]
         return value.repeat_interleave(number // len(value), 0)

@@ -16,6 +16,7 @@ from bayes_lora.scorers import LabelledRows
 
 MEASURED = 256  # rows of which directions are measured
 COUNTS = (1, 4, 16, 64)  # of directions, to choose from
+MOST_ENTRIES = 2**26  # of all levels' precision matrices: fewer directions for 100,000 levels
 
 
 def fit_levels(
@@ -71,11 +72,14 @@ def _grouped(effect: LevelEffect, rows: Linearised, levels: Tensor, name: str) -
     many levels with a row or two in no more than one or two that could be told from noise.
     """
     choices = []
-    for count in sorted({min(own, effect.width) for own in COUNTS}):
+    number = len(effect.levels.names)
+    for count in sorted(
+        {min(own, effect.width) for own in COUNTS if own**2 * number <= MOST_ENTRIES}
+    ):
         features = rows.features[name][..., :count]
         shape = torch.full((count,), 1 / _root_mean_square(features, rows.offsets))
         scale = effect.prior_settings.scale if isinstance(effect.prior_settings, Pooled) else 1.0
-        choices.append(Grouped(features, levels, len(effect.levels.names), shape, scale))
+        choices.append(Grouped(features, levels, number, shape, scale))
     found = [evidence(rows.offsets, rows.labels, choice) for choice in choices]
     return choices[int(np.argmax(found))]
 

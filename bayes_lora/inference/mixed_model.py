@@ -7,6 +7,7 @@ model is Gaussian and everything is algebra, until they move no more. tau's post
 on a grid, from the marginal likelihood of the attribute's rows.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -169,22 +170,24 @@ class _Solver:
         shape = own.shape.double()
         values, vectors = torch.linalg.eigh(shape.unsqueeze(1) * information * shape)
         values = values.clamp(min=0)
-        along = _times(vectors.transpose(1, 2), score * shape)
-        features = (own.features[known].double() * shape) @ vectors[levels]
-        offsets = (self.offsets + self._noise(place))[:, known]
-        picked = self.wanted[known].argmax(1)
+        along = _times(vectors.transpose(1, 2), score * shape).float()
+        features = ((own.features[known].double() * shape) @ vectors[levels]).float()
+        offsets = (self.offsets + self._noise(place))[:, known].float()
+        picked, base = self.wanted[known].argmax(1), self.base[place]
 
-        def marginal(tau: Tensor) -> Tensor:
-            variance = tau**2 / (1 + tau**2 * values)
-            drawn = variance * along + variance.sqrt() * self.base[place]  # [S, L, K]
-            logits = torch.einsum("nok,snk->sno", features, drawn[:, levels])
-            log_rows = _log_probability(offsets, logits, picked)  # [S, N]
-            total = log_rows.new_zeros(len(drawn), own.number).index_add_(1, levels, log_rows)
-            prior = -((drawn / tau).square() / 2 + tau.log()).sum(2)
-            proposal = -(self.base[place].square() / 2 + variance.log() / 2).sum(2)
-            return (total + prior - proposal).logsumexp(0).sum()
+        def marginal(tau: float) -> float:
+            variance = (tau**2 / (1 + tau**2 * values)).float()
+            drawn = variance * along + variance.sqrt() * base  # [S, L, K]
+            total = drawn.new_zeros(drawn.shape[:2])
+            for rows in _slices(len(levels)):
+                logits = torch.einsum("nok,snk->sno", features[rows], drawn[:, levels[rows]])
+                log_rows = _log_probability(offsets[:, rows], logits, picked[rows])  # [S, n]
+                total.index_add_(1, levels[rows], log_rows)
+            prior = -((drawn / tau).square() / 2 + math.log(tau)).sum(2)
+            proposal = -(base.square() / 2 + variance.log() / 2).sum(2)
+            return float((total + prior - proposal).logsumexp(0).double().sum())
 
-        at_grid = [float(marginal(score.new_tensor(tau))) for tau in GRID]
+        at_grid = [marginal(float(tau)) for tau in GRID]
         log_likelihood = CubicSpline(np.log(GRID), at_grid)(np.log(FINE))
         log_prior = -((FINE / own.prior_scale) ** 2) / 2
         best = float((log_likelihood + log_prior).max() - log_likelihood[0])
@@ -271,13 +274,17 @@ def _information(own: Grouped, curvature: Callable[[slice], Tensor]) -> Tensor:
     """Sum rows' information about their levels' coordinates by level, ``[L, K, K]``."""
     count = own.features.shape[2]
     total = torch.zeros(own.number, count, count).to(own.features.device).double()
-    for first in range(0, len(own.levels), ROWS_AT_A_TIME):
-        rows = slice(first, first + ROWS_AT_A_TIME)
+    for rows in _slices(len(own.levels)):
         known = own.levels[rows] >= 0
         features = own.features[rows].double()
         values = features.transpose(1, 2) @ curvature(rows) @ features
         total.index_add_(0, own.levels[rows][known], values[known])
     return total
+
+
+def _slices(number: int) -> list[slice]:
+    """Cut rows into parts, so that what is made of each needs little memory."""
+    return [slice(i, i + ROWS_AT_A_TIME) for i in range(0, number, ROWS_AT_A_TIME)]
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contenders import m2a, read_given, start
+from contenders import load_minilm, m2a, read_given
 
 from calibration import accuracy, nll
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", required=True, type=Path, help="folder that has fdu_mtl")
     arguments = parser.parse_args()
-    given, _ = read_given("fdu-mtl", arguments.data, 100, 0, start())
+    given, _ = read_given("fdu-mtl", arguments.data, 100, 0, load_minilm())
     labels = np.array(given.dev.labels)
     for rate in RATES:
         started = time.perf_counter()

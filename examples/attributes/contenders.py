@@ -1,7 +1,7 @@
 """What is compared, each under its name: how it learns from train and dev, and then predicts.
 
     one-lora        one LoRA for everybody, stopped early on dev
-    own-lora        a LoRA for each level of the set's groups, each stopped early on its own dev rows
+    own-lora        a LoRA for each level of a set's groups, each stopped early on its dev rows
     bayesian-lora   the population of the next fit, asked without the rows' levels
     ours            a mean-field population, and deviations of all levels of all attributes
     m2a             M2A's published recipe with point weights, stopped early on dev
@@ -24,7 +24,7 @@ from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Task, level_of
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion
-from bayes_lora.inference.attributes import RECIPES, AttributeSettings
+from bayes_lora.inference.attributes import RECIPES
 from bayes_lora.model import Terms
 
 # Of DATA, where each set lies.
@@ -57,19 +57,21 @@ class Given:
 
     Args:
         name: The set's.
+        size: Rows of train, of each level of a group; None: all.
+        seed: Of the choice of these rows, and of whatever is random in a fit.
         train: The rows to learn from.
         dev: The rows to stop early on.
         backbone: The frozen backbone.
         steps: Optimizer steps.
-        seed: Of whatever is random.
     """
 
     name: str
+    size: int | None
+    seed: int
     train: Task
     dev: Task
     backbone: Backbone
     steps: int
-    seed: int
 
     @property
     def settings(self) -> FitSettings:
@@ -100,10 +102,11 @@ def read_given(
 ) -> tuple[Given, Task]:
     """Read a set: what methods learn from, and the test rows."""
     split = load(name, data / FOLDERS[name], seed, size)
-    return Given(name, split.train, split.dev, backbone, steps_of(name, size), seed), split.test
+    steps = steps_of(name, size)
+    return Given(name, size, seed, split.train, split.dev, backbone, steps), split.test
 
 
-def start() -> Backbone:
+def load_minilm() -> Backbone:
     """Load the backbone that all methods share."""
     return load_backbone("minilm", max_length=MAX_LENGTH)
 
@@ -130,19 +133,18 @@ def one_lora(given: Given) -> dict[str, Learned]:
 
 def own_lora(given: Given) -> dict[str, Learned]:
     """Fit a LoRA to each level's rows alone; a level predicts its own rows."""
-    train, dev = _parts(given.train, given.group), _parts(given.dev, given.group)
-    steps = max(LEAST_STEPS, 2 * given.steps // len(train))
+    assert given.group is not None
+    group, places = given.group, _places(given.train.examples, given.group)
+    steps = max(LEAST_STEPS, 2 * given.steps // len(places))
     settings = replace(given.settings, max_steps=steps)
-    posteriors = {
-        level: fit([rows], given.backbone, guide="mle", settings=settings, dev=[dev[level]])
-        for level, rows in train.items()
-    }
+    posteriors = {}
+    for level in places:
+        train, dev = (_of_level(task, group, level) for task in (given.train, given.dev))
+        posteriors[level] = fit([train], given.backbone, guide="mle", settings=settings, dev=[dev])
 
     def predict(rows: Sequence[Example]) -> np.ndarray:
         probabilities = np.zeros((len(rows), len(rows[0].options)))
-        levels = np.array([level_of(row, given.group) for row in rows])
-        for level in dict.fromkeys(levels):
-            own = np.flatnonzero(levels == level)
+        for level, own in _places(rows, group).items():
             probabilities[own] = _asks(posteriors[level])([rows[i] for i in own])
         return probabilities
 
@@ -155,14 +157,14 @@ def bayesian(given: Given) -> dict[str, Learned]:
     The fit's first part does not see levels, so that the population is what a fit without
     attributes gives.
     """
-    posterior = fit_levels_too(given)
+    posterior = fit_with_levels(given)
     return {
         "bayesian-lora": Learned(of_population(posterior)),
         "ours": of_levels(posterior),
     }
 
 
-def fit_levels_too(given: Given) -> Posterior:
+def fit_with_levels(given: Given) -> Posterior:
     """Fit what `bayesian` asks."""
     return fit(
         [given.train],
@@ -250,15 +252,22 @@ def methods_of(name: str) -> list[str]:
 
 def _asks(posterior: Posterior, unknown: str = "population") -> Predict:
     seed = posterior.config.seed
-    return lambda rows: (
-        posterior.predict(rows, draws=DRAWS, seed=seed, unknown=unknown).probabilities
-    )
+
+    def predict(rows: Sequence[Example]) -> np.ndarray:
+        return posterior.predict(rows, draws=DRAWS, seed=seed, unknown=unknown).probabilities
+
+    return predict
 
 
-def _parts(task: Task, attribute: str | None) -> dict[str, Task]:
-    """Split a task by the levels of an attribute."""
-    assert attribute is not None
-    parts: dict[str, list[Example]] = {}
-    for row in task.examples:
-        parts.setdefault(level_of(row, attribute), []).append(row)
-    return {level: replace(task, examples=tuple(rows)) for level, rows in parts.items()}
+def _places(rows: Sequence[Example], attribute: str) -> dict[str, list[int]]:
+    """Say where each level's rows are."""
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(level_of(row, attribute), []).append(place)
+    return places
+
+
+def _of_level(task: Task, attribute: str, level: str) -> Task:
+    """Keep the rows of a level."""
+    own = (row for row in task.examples if level_of(row, attribute) == level)
+    return replace(task, examples=tuple(own))

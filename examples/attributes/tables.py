@@ -18,75 +18,121 @@ NONE = "-"
 
 def tables(out: Path, name: str, sizes: Sequence[int | None]) -> str:
     """Write all tables of a set: methods, levels by their rows in train, and shuffled levels."""
-    parts: list[str] = []
+    parts: dict[str, Iterator[str]] = {}
     for size in sizes:
-        where = f"{name}, {_rows_of(name, size)}"
-        parts += [f"### {where}", *method_table(out, name, size), ""]
-        for attribute, lines in level_tables(out, name, size).items():
-            parts += [f"### {where}, by {attribute}", *lines, ""]
+        where = f"{name}, {size_name(size)}"
+        parts[where] = method_table(out, name, size)
+        pairs = pairs_of(out, name, size)
+        for attribute in pairs[0][0]["spread"] if pairs else ():
+            parts[f"{where}, by {attribute}"] = level_table(attribute, pairs)
     if name in SIZES:
-        where = f"{name}, {_rows_of(name, SIZES[name])}, seed {SEED}"
-        parts += [f"### {where}: attributes shuffled", *noise_table(out, name), ""]
-    return "\n".join(parts)
+        where = f"{name}, {size_name(SIZES[name])}, attributes shuffled"
+        parts[where] = noise_table(out, name, SIZES[name])
+    return "\n".join(line for title in parts for line in (f"### {title}", "", *parts[title], ""))
 
 
 def method_table(out: Path, name: str, size: int | None) -> Iterator[str]:
-    """Give a row for each method: means over seeds, and standard deviations."""
-    parts = ["test", "macro"] if GROUPS[name] else ["test"]
-    heads = [f"macro {own}" if part == "macro" else own for part in parts for own in METRICS.values()]
-    yield from _head("method", "seeds", *heads)
+    """Give a row for each method: means over seeds, and their standard deviations."""
+    columns: dict[str, tuple[str, ...]] = {title: (metric,) for metric, title in METRICS.items()}
+    if GROUPS[name]:
+        columns |= {f"macro {title}": ("macro", metric) for metric, title in METRICS.items()}
+    yield from _head("method", "seeds", *columns)
     for method in methods_of(name):
         results = read_results(out, name, size, method)
-        cells = [_over_seeds(results, part, metric) for part in parts for metric in METRICS]
-        yield _line(method, str(len(results)) if results else NONE, *cells)
+        seeds = str(len(results)) if results else NONE
+        yield _line(method, seeds, *(over_seeds(results, *keys) for keys in columns.values()))
 
 
-def level_tables(out: Path, name: str, size: int | None) -> dict[str, list[str]]:
-    """Give each attribute's table: what levels change, by their number of training rows."""
-    ours = read_results(out, name, size, OURS)
+def over_seeds(results: Sequence[Result], *keys: str) -> str:
+    """Write the mean of a figure over seeds, and with several of them the standard deviation."""
+    found = [value for result in results if (value := _figure(result["test"], keys)) is not None]
+    if not found:
+        return NONE
+    spread = f" ± {np.std(found, ddof=1):.3f}" if len(found) > 1 else ""
+    return f"{np.mean(found):.3f}{spread}"
+
+
+def pairs_of(out: Path, name: str, size: int | None) -> list[tuple[Result, Result]]:
+    """Pair the results with levels and without, of one fit, for the seeds that have both."""
     without = {result["seed"]: result for result in read_results(out, name, size, WITHOUT)}
-    pairs = [(own, without[own["seed"]]) for own in ours if own["seed"] in without]
-    attributes = dict.fromkeys(attribute for own in ours for attribute in own["spread"])
-    return {attribute: list(_level_table(attribute, pairs)) for attribute in attributes}
+    ours = read_results(out, name, size, OURS)
+    return [(own, without[own["seed"]]) for own in ours if own["seed"] in without]
 
 
-def _level_table(attribute: str, pairs: Sequence[tuple[Result, Result]]) -> Iterator[str]:
-    heads = [f"{method}'s NLL" if method != OURS else "NLL of ours" for method in (OURS, WITHOUT)]
-    yield from _head("rows in train", "test rows", *heads, "difference, standard error")
-    for place, name in enumerate(BUCKETS):
-        gains = _by_row(attribute, place, pairs)
-        nlls = [
-            _over_seeds([pair[side] for pair in pairs], "buckets", "nll", attribute, name)
-            for side in (0, 1)
-        ]
-        yield _line(name, str(len(gains)) if len(gains) else NONE, *nlls, difference(gains))
+def level_table(attribute: str, pairs: Sequence[tuple[Result, Result]]) -> Iterator[str]:
+    """Say what an attribute's levels change, by how many training rows a level has."""
+    nlls = f"NLL of {OURS}", f"NLL of {WITHOUT}"
+    sides = list(zip(*pairs, strict=True))
+    yield from _head("rows in train", "test rows", *nlls, "difference, standard error")
+    for place, bucket in enumerate(BUCKETS):
+        changes = differences(attribute, place, pairs)
+        cells = [over_seeds(side, "buckets", attribute, bucket, "nll") for side in sides]
+        yield _line(bucket, str(len(changes) or NONE), *cells, mean_with_error(changes))
+    yield ""
     for own, _ in pairs:
-        low, high = own["spread"][attribute]["interval"]
-        tau = own["spread"][attribute]["tau"]
-        yield f"\nSeed {own['seed']}: tau {tau:.3f} ({low:.3f} to {high:.3f})."
+        yield f"Seed {own['seed']}: tau {_tau(own['spread'][attribute])}."
 
 
-def _by_row(attribute: str, place: int, pairs: Sequence[tuple[Result, Result]]) -> np.ndarray:
-    """Give what NLL each row of a bucket gains, mean over the seeds in which it is in there."""
-    if not pairs:
-        return np.zeros(0)
-    gains = np.array([_log_p(b["test"]) - _log_p(a["test"]) for a, b in pairs])
+def differences(attribute: str, place: int, pairs: Sequence[tuple[Result, Result]]) -> np.ndarray:
+    """Give the change of NLL of each test row in a bucket, mean over the seeds it is in there.
+
+    Rows are what a standard error is over: the seeds' fits of one row are no new rows.
+    """
+    changes = np.array([log_p(without) - log_p(own) for own, without in pairs])
     buckets = [list(own["test"]["rows"]["buckets"][attribute]) for own, _ in pairs]
     there = np.array(buckets) == str(place)
     times = there.sum(0)
-    return (gains * there).sum(0)[times > 0] / times[times > 0]
+    return (changes * there).sum(0)[times > 0] / times[times > 0]
 
 
-def noise_table(out: Path, name: str) -> Iterator[str]:
-    """Give a row for each share of shuffled rows; the population is the same throughout."""
-    heads = ["accuracy", "NLL", "ECE", "NLL minus the population's, standard error", "tau"]
+def log_p(result: Result, part: str = "test") -> np.ndarray:
+    """Read the log-probability of each row's label."""
+    return np.array(result[part]["rows"]["log_p"])
+
+
+def mean_with_error(changes: np.ndarray) -> str:
+    """Write a mean over rows, and its standard error."""
+    if not len(changes):
+        return NONE
+    error = f" ± {changes.std(ddof=1) / len(changes) ** 0.5:.4f}" if len(changes) > 1 else ""
+    return f"{changes.mean():+.4f}{error}"
+
+
+def noise_table(out: Path, name: str, size: int | None) -> Iterator[str]:
+    """Give a row for each share of shuffled training rows; the population is always the same."""
+    heads = "accuracy", "NLL", "population's accuracy", "population's NLL", "difference", "tau"
     yield from _head("rows shuffled", *heads)
     for share in SHARES:
-        found = read_result(path_of(out, name, SIZES[name], SEED, f"shuffle-{share:g}"))
-        if found is None:
-            yield _line(f"{share:.0%}", *[NONE] * len(heads))
-            continue
-        own, population = found["test"], found["population"]
-        cells = [f"{own[metric]:.3f}" for metric in ("accuracy", "nll", "ece")]
-        tau = ", ".join(f"{attribute} {s['tau']:.3f}" for attribute, s in found["spread"].items())
-        yield _line(f"{share:.0%}", *cells, difference(_log_p(population) - _log_p(own)), tau)
+        found = read_result(path_of(out, name, size, SEED, f"shuffle-{share:g}"))
+        cells = _noise_cells(found) if found else [NONE] * len(heads)
+        yield _line(f"{share:.0%}", *cells)
+
+
+def _noise_cells(found: Result) -> list[str]:
+    parts = found["test"], found["population"]
+    figures = [f"{part[metric]:.3f}" for part in parts for metric in ("accuracy", "nll")]
+    change = mean_with_error(log_p(found, "population") - log_p(found))
+    taus = [f"{attribute} {_tau(own)}" for attribute, own in found["spread"].items()]
+    return [*figures, change, "; ".join(taus)]
+
+
+def _tau(spread: Any) -> str:
+    low, high = spread["interval"]
+    return f"{spread['tau']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _figure(judged: Any, keys: Sequence[str]) -> float | None:
+    for key in keys:
+        judged = judged.get(key)
+        if judged is None:
+            return None
+    return judged
+
+
+def _head(*titles: str) -> Iterator[str]:
+    yield _line(*titles)
+    yield "|" + "---|" * len(titles)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
