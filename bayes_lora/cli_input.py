@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
 from bayes_lora.backbone import Backbone, load_backbone
 from bayes_lora.data import TaskSet, read
-from bayes_lora.data.wording import listed
+from bayes_lora.data.wording import listed, meant
 from bayes_lora.errors import ConfigError
 from bayes_lora.inference import FitSettings
 from bayes_lora.inference.attributes import RECIPES, AttributeSettings
@@ -128,18 +127,11 @@ def lacking(tasks: TaskSet, columns: Sequence[str]) -> list[str]:
             found = list(dict.fromkeys(name for task in without for name in task.attributes))
             there = f"the attribute columns are {listed(found)}" if found else "there are none"
             lines.append(
-                f"there is no attribute column {column!r}{_alike(column, found)} in "
+                f"there is no attribute column {column!r}{meant(column, found)} in "
                 f"{listed([task.name for task in without])}: all rows there count as unknown "
                 f"levels; {there}"
             )
     return lines
-
-
-def _alike(column: str, columns: Sequence[str]) -> str:
-    """Ask after columns that may have been meant; empty if none is alike."""
-    by_lower = {name.lower(): name for name in columns}
-    likely = [by_lower[name] for name in get_close_matches(column.lower(), by_lower)]
-    return f" (did you mean {' or '.join(map(repr, likely))}?)" if likely else ""
 
 
 def warnings(tasks: TaskSet) -> list[str]:

@@ -1,4 +1,4 @@
-"""The demo on messages the project generates: two fits, then many tasks and a few new ones."""
+"""The demo on texts the project generates: two fits, a few new tasks, users who differ."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +10,7 @@ from bayes_lora.backbone import MINILM, load_backbone
 from bayes_lora.data import (
     Task,
     generate,
+    generate_reviews,
     generate_tasks,
     remove_overlap,
     sample_support,
@@ -17,9 +18,14 @@ from bayes_lora.data import (
     write_csv,
 )
 from bayes_lora.files import atomic_folder
+from bayes_lora.heterogeneity import describe_levels
 from bayes_lora.inference import FitSettings, fit
+from bayes_lora.inference.levels import MEASURED
+from bayes_lora.level_draws import Unknown
+from bayes_lora.level_page import PAGE, write_levels
 from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
 from bayes_lora.output import write_predictions
+from bayes_lora.posterior import Posterior
 from bayes_lora.predict import joined
 from bayes_lora.run_config import check_free
 from calibration import write_report
@@ -44,21 +50,27 @@ META = MetaSettings(
     episodes=EpisodeSettings(support=(1, 4), query=16),
 )
 
+USERS, REVIEWS = 40, 400  # to learn from
+UNSEEN, ASKED = 10, 300  # more users, and all users' reviews to predict
+USER_EPOCHS, USER_DRAWS = 5, 8  # fewer than the defaults, to be done in a minute on one core
 
-def run_demo(out: Path, seed: int = 0) -> tuple[Path, Path]:
-    """Compare two fits to one task, and two ways to a new task from a few examples.
+
+def run_demo(out: Path, seed: int = 0) -> tuple[Path, ...]:
+    """Compare two fits to one task, two ways to a new task, and knowing users with not.
 
     First MLE LoRA and Bayesian LoRA on generated support messages. Then ABMLL, which learns from
     the inboxes of nine places and adapts to three others from 0, 4 and 16 examples, and LoRA on
-    these examples alone, which without any is the pretrained model. How the messages are made:
-    ``bayes_lora.data.generated``. Everything is kept in ``out``: data, runs, predictions, reports.
+    these examples alone, which without any is the pretrained model. Last, one fit to reviews by
+    users some of whom are severe, asked about new ones with their users and without. How the texts
+    are made: ``bayes_lora.data.generated`` and ``reviews``. Everything is kept in ``out``: data,
+    runs, predictions, reports.
 
     Args:
         out: A new or empty folder.
         seed: Of the data and the fits.
 
     Returns:
-        Where the two ``report.html`` lie.
+        Where the three ``report.html`` lie, and the page on users.
 
     Raises:
         RunFolderError: ``out`` is not empty.
@@ -68,7 +80,9 @@ def run_demo(out: Path, seed: int = 0) -> tuple[Path, Path]:
     with atomic_folder(out) as unfinished:
         compare_fits(unfinished, seed)
         compare_support(unfinished, seed)
-    return out / "report" / "report.html", out / "few-shot-report" / "report.html"
+        compare_users(unfinished, seed)
+    reports = ("report", "few-shot-report", "users-report")
+    return *(out / name / "report.html" for name in reports), out / "users" / PAGE
 
 
 def compare_fits(out: Path, seed: int) -> None:
@@ -130,3 +144,36 @@ def _answer(
             asked.append(questions)
             support.append((size, seed if size else None))
     write_predictions(asked, joined(predicted), file, support=support)
+
+
+def compare_users(out: Path, seed: int) -> None:
+    """Fit reviews with their users, predict others with and without, and report on users."""
+    train = generate_reviews(USERS, REVIEWS, seed)
+    test = generate_reviews(USERS, ASKED, seed, unseen=UNSEEN)
+    write_csv(train, out / "reviews" / "train.csv")
+    write_csv(test, out / "reviews" / "test.csv")
+    settings = FitSettings(epochs=USER_EPOCHS, seed=seed)
+    backbone = load_backbone(MINILM)
+    posterior = fit([train], backbone, settings=settings, attributes=["user"], progress=True)
+    posterior.save_pretrained(out / "by-user")
+    files = [out / "users-known.jsonl", out / "users-unknown.jsonl"]
+    _ask(posterior, test, files, seed)
+    write_report(files, out / "users-report", title="Reviews: users known, and unknown")
+    reports = describe_levels(posterior, train.examples, seed=seed)
+    rows = min(len(train), MEASURED)
+    write_levels(reports, out / "users", run="by-user", rows=rows, seed=seed)
+
+
+def _ask(posterior: Posterior, test: Task, files: Sequence[Path], seed: int) -> None:
+    """Predict with users and without, and write both by how often the users were seen.
+
+    A user never seen gets the population's prediction. It has learned from all users' ratings, so
+    what they differ by is in its probabilities already; a draw of the prior would add it again.
+    """
+    nobody = replace(test, examples=tuple(replace(row, attributes={}) for row in test.examples))
+    counts = posterior.level_counts(test.examples)
+    for task, file in zip((test, nobody), files, strict=True):
+        predicted = posterior.predict(
+            task.examples, draws=USER_DRAWS, seed=seed, unknown=Unknown.POPULATION
+        )
+        write_predictions([task], predicted, file, level_counts=counts)

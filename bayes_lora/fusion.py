@@ -53,7 +53,9 @@ def fused(
     coarse = run(values, {}).log_softmax(-1) + math.log(len(levels) / count)
     nothing = _scaled(model, values, 0.0)
     fine = [run(nothing, {n: own}).log_softmax(-1) - math.log(count) for n, own in levels.items()]
-    return torch.stack([coarse, *fine]).logsumexp(0)
+    views = torch.stack([coarse, *fine])
+    missing = views == -torch.inf  # no such option, in all views: there is no derivative there
+    return views.masked_fill(missing, 0.0).logsumexp(0).masked_fill(missing[0], -torch.inf)
 
 
 def _scaled(model: "BayesianModel", values: Values, weight: float) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,18 +64,54 @@ class KronA(Adapter):
     def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
         """Write x as an ``[a_in, b_in]`` matrix X: the update is ``C X D^T``, read by rows."""
         rows, vectors, d_in = x.shape
-        C, right = factors["C"], factors["D" if self.rank is None else "U"]
-        a_in, b_in = d_in // right.shape[2], right.shape[2]
-        # D first, on all vectors of a row at once: of several effects, it makes each vector a
-        # column of matrices, that the effects' C sum as they mix them.
-        blocks = x.reshape(rows, vectors * a_in, b_in)
-        hidden = torch.bmm(blocks, right.transpose(1, 2) * self.scale)
+        C, right = factors["C"], factors["D" if self.rank is None else "U"] * self.scale
+        blocks = x.reshape(rows, -1, right.shape[2])
         if self.rank is None:
-            hidden = hidden.view(rows * vectors, C.shape[2], -1)
-            return torch.bmm(_of_vectors(C, vectors), hidden).view(rows, vectors, -1)
-        mixed = _mix(hidden.view(rows, vectors, a_in, -1, self.rank), C)
-        update = torch.bmm(mixed, factors["V"].transpose(1, 2))
+            update: Tensor = _Product.apply(blocks, C, right, vectors)
+        else:
+            hidden = torch.bmm(blocks, right.transpose(1, 2))
+            mixed = _mix(hidden.view(rows, vectors, d_in // right.shape[2], -1, self.rank), C)
+            update = torch.bmm(mixed, factors["V"].transpose(1, 2))
         return update.view(rows, vectors, -1)
+
+
+class _Product(torch.autograd.Function):
+    """``C X D^T`` of each vector, or the sum of several effects', as ``joined`` has them.
+
+    D comes first, on all vectors of a row at once: it makes of a row of X as many rows as there
+    are effects, and C sums over these as it mixes them. What is between is as large as all
+    effects' updates together. The backward pass computes it again, which costs less time than
+    memory that is new in every step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Tensor, C: Tensor, D: Tensor, vectors: int) -> Tensor:
+        """Take blocks ``[R, N * a_in, b_in]``, and give ``[R * N, a_out, b_out]``."""
+        ctx.save_for_backward(blocks, C, D)
+        ctx.vectors = vectors
+        return torch.bmm(_of_vectors(C, vectors), _between(blocks, C, D, vectors))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Derive by what needs it; made of what autograd can derive once more."""
+        blocks, C, D = ctx.saved_tensors
+        needs_x, needs_C, needs_D, _ = ctx.needs_input_grad
+        of_x = of_C = of_D = None
+        if needs_C:
+            between = _between(blocks, C, D, ctx.vectors)
+            of_vectors = torch.bmm(gradient, between.transpose(1, 2))
+            of_C = of_vectors.unflatten(0, (-1, ctx.vectors)).sum(1)
+        if needs_x or needs_D:
+            between = torch.bmm(_of_vectors(C, ctx.vectors).transpose(1, 2), gradient)
+            between = between.view(*blocks.shape[:2], -1)
+            of_x = torch.bmm(between, D) if needs_x else None
+            of_D = torch.bmm(between.transpose(1, 2), blocks) if needs_D else None
+        return of_x, of_C, of_D, None
+
+
+def _between(blocks: Tensor, C: Tensor, D: Tensor, vectors: int) -> Tensor:
+    """Multiply by D alone, ``[R * N, a_in * E, b_out]``."""
+    return torch.bmm(blocks, D.transpose(1, 2)).view(len(C) * vectors, C.shape[2], -1)
 
 
 def _of_vectors(C: Tensor, vectors: int) -> Tensor:

@@ -14,6 +14,7 @@ from bayes_lora.data.episodes import (
 )
 from bayes_lora.data.generated import generate, generate_tasks, generate_with_probabilities
 from bayes_lora.data.inspection import inspect
+from bayes_lora.data.reviews import generate_reviews
 from bayes_lora.data.spec import read
 from bayes_lora.data.tabular import read_tabular, write_csv
 from bayes_lora.data.task import Example, Kind, Task, TaskSet, TaskSplits, unlabelled
@@ -31,6 +32,7 @@ __all__ = [
     "check_attributes",
     "check_disjoint",
     "generate",
+    "generate_reviews",
     "generate_tasks",
     "generate_with_probabilities",
     "inspect",

@@ -7,11 +7,10 @@ one of its values. A row without a value belongs to no level that is known.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 
 from bayes_lora.data.task import Example, Task
-from bayes_lora.data.wording import counted, listed
+from bayes_lora.data.wording import counted, listed, meant
 from bayes_lora.errors import ConfigError, InputDataError
 
 # What table programs write where there is no value, in lower case.
@@ -94,7 +93,7 @@ def _check_columns(tasks: tuple[Task, ...], attributes: Sequence[str]) -> None:
             found = f"the attribute columns are {listed(columns)}" if columns else "there are none"
             raise InputDataError(
                 f"{_where(tasks)}: there is no attribute column {name!r}"
-                f"{_meant(name, columns)}; {found}"
+                f"{meant(name, columns)}; {found}"
             )
 
 
@@ -102,13 +101,6 @@ def _where(tasks: Sequence[Task]) -> str:
     """The tasks' names; of many, the first three."""
     names = ", ".join(task.name for task in tasks[:3]) or "no task is given"
     return f"{names} and {len(tasks) - 3} more" if len(tasks) > 3 else names
-
-
-def _meant(name: str, columns: Sequence[str]) -> str:
-    """A question after a column that may have been meant; empty if none is alike."""
-    by_lower = {column.lower(): column for column in columns}
-    likely = get_close_matches(name.strip().lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[likely[0]]!r}?)" if likely else ""
 
 
 def _check(tasks: tuple[Task, ...], attribute: str) -> list[str]:
@@ -149,6 +141,6 @@ def _missing_warning(attribute: str, missing: Sequence[Example]) -> str:
     has = "has" if len(missing) == 1 else "have"
     return (
         f"attribute {attribute!r}: {counted(len(missing), 'row')} {has} no value{such_as}, "
-        f"the first is {missing[0].where}: an unknown level, fitted as the population and "
-        "predicted with a draw from the prior"
+        f"the first is {missing[0].where}: an unknown level, fitted as the population "
+        "and predicted as --unknown says"
     )

@@ -28,6 +28,7 @@ class _Layout:
 
 
 _LAYOUTS = (_Layout("text", "label"), _Layout("input", "output"))
+_TAKEN = ("text", "label", "input", _OPTIONS)  # no attribute can have such a name beside a text
 
 
 def read_tabular(
@@ -74,20 +75,29 @@ def read_tabular(
 
 
 def write_csv(task: Task, path: str | Path) -> None:
-    """Write the texts and labels of a task to a csv file, whole or not at all.
+    """Write the texts, labels and attributes of a task to a csv file, whole or not at all.
 
-    An example without a label gets an empty one; attributes and options are not written.
+    An example without a label, or without an attribute that another has, gets an empty one;
+    options are not written.
 
     Raises:
-        ConfigError: The file cannot be written there.
+        ConfigError: The file cannot be written there, or an attribute has the name of another
+            column.
     """
+    taken = [name for name in task.attributes if name in _TAKEN]
+    if taken:
+        raise ConfigError(
+            f"{task.name}: the attribute {taken[0]!r} would be read back as another column; "
+            "rename it"
+        )
     with atomic_text(path) as file:
         # Quoting all, because a bare carriage return would otherwise end the row.
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow(["text", "label"])
+        writer.writerow(["text", "label", *task.attributes])
         for example in task.examples:
             label = "" if example.label is None else example.options[example.label]
-            writer.writerow([example.input, label])
+            own = [example.attributes.get(name, "") for name in task.attributes]
+            writer.writerow([example.input, label, *own])
 
 
 def _layout(columns: list[str], name: str, *, label_needed: bool) -> _Layout:

@@ -1,6 +1,7 @@
 """How lists are put in messages."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 _SHOWN = 12
 
@@ -23,3 +24,10 @@ def counted(number: int, noun: str) -> str:
 def _cut(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+
+
+def meant(name: str, names: Sequence[str]) -> str:
+    """Ask after names that may have been meant; empty if none is alike."""
+    by_lower = {there.lower(): there for there in names}
+    likely = [by_lower[own] for own in get_close_matches(name.strip().lower(), by_lower)]
+    return f" (did you mean {' or '.join(map(repr, likely))}?)" if likely else ""

@@ -126,7 +126,7 @@ def _pass(
 
 def _leaf(effect: LevelEffect, rows: int, directions: bool) -> Tensor:
     width = effect.width if directions else len(effect.units)
-    return torch.zeros(rows, width, device=effect.units.device, requires_grad=True)
+    return effect.units.new_zeros(rows, width).requires_grad_()
 
 
 def _kept(logits: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -159,8 +159,8 @@ def test_missing_values_are_warned_of_with_their_number_and_place() -> None:
     (warning,) = check_attributes([users("a", "", "b", "NA", "a", "nan")], ["user"])
     assert warning == (
         "attribute 'user': 3 rows have no value (taken for none: 'NA', 'nan'), the first is "
-        "reviews.csv, row 3: an unknown level, fitted as the population and predicted with a "
-        "draw from the prior"
+        "reviews.csv, row 3: an unknown level, fitted as the population and predicted as "
+        "--unknown says"
     )
     (warning,) = check_attributes([users("a", "a", "b", "")], ["user"])
     assert warning.startswith("attribute 'user': 1 row has no value, the first is reviews.csv, ")

@@ -327,6 +327,33 @@ def test_examples_without_a_label_are_written_with_an_empty_one(tmp_path: Path) 
     assert read_tabular(tmp_path / "mine.csv", options=("a", "b")).examples[0].label is None
 
 
+def test_attributes_are_written_and_one_that_a_row_lacks_is_empty(tmp_path: Path) -> None:
+    attributes = ({"user": "ann", "store": "Rome, centre"}, {"store": "Oslo"}, {})
+    task = Task(
+        "mine",
+        tuple(
+            Example(input="t", options=("a", "b"), label=n % 2, attributes=own, where="")
+            for n, own in enumerate(attributes)
+        ),
+    )
+    write_csv(task, tmp_path / "mine.csv")
+    assert [example.attributes for example in read_tabular(tmp_path / "mine.csv").examples] == [
+        {"user": "ann", "store": "Rome, centre"},
+        {"user": "", "store": "Oslo"},
+        {"user": "", "store": ""},
+    ]
+
+
+@pytest.mark.parametrize("name", ["text", "label", "input", "options"])
+def test_an_attribute_that_would_be_read_as_another_column_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    example = Example(input="t", options=("a", "b"), label=0, attributes={name: "x"}, where="")
+    with pytest.raises(ConfigError, match=f"mine: the attribute '{name}' would be read back"):
+        write_csv(Task("mine", (example,)), tmp_path / "mine.csv")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("old")
