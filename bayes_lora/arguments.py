@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, help_text, add in (
         ("adapt", "adapt a meta run to new tasks, from a few examples of each", _add_adapt),
-        ("demo", "fit and compare two models on a task the project generates", _add_demo),
+        ("demo", "fit and compare models on tasks the project generates", _add_demo),
         ("fit", "fit a posterior over adapter weights to labelled text", _add_fit),
         ("levels", "say which levels of a run's attributes differ, and how", _add_levels),
         ("meta-fit", "learn from many tasks what they share", _add_meta_fit),

@@ -152,6 +152,8 @@ class Posterior:
             ConfigError: No examples, a negative number of draws, or no such ``unknown``.
             InputDataError: The options of one cannot be scored.
         """
+        if not examples:
+            raise ConfigError("Prediction needs at least one example.")
         check_scorable(self.config.scorer, self.model.backbone, examples)
         num_draws = draws if self.guide.random else min(draws, 1)
         found = find_levels(self.model, examples, self._unknown(unknown))

@@ -119,8 +119,8 @@ def test_tau_is_recovered_and_its_interval_covers(case: str, fitted_cases: Fitte
 
 
 BAYESIAN = {
-    "binary": ((400, 2, 2, (40,)), 40),
-    "three options": ((400, 3, 3, (40,)), 40),
+    "binary": ((400, 2, 2, (40,)), 30),
+    "three options": ((400, 3, 3, (40,)), 30),
     "crossed": ((300, 3, 2, (30, 40)), 12),
 }
 
@@ -216,6 +216,13 @@ def test_tau_has_the_exact_posterior(options: int, tau: float) -> None:
     assigned = _one_to_fifty_rows()
     data = simulate(1, len(assigned), options, 1, (50,), (tau,), assigned)
     _check_tau(data if options == 2 else _ragged(data), 0.15)
+
+
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_few_levels_leave_tau_to_its_prior(seed: int) -> None:
+    """Where the half-normal prior, and that its density is one of tau, make all the difference."""
+    data = simulate(seed, 60, 2, 1, (3,), (0.3,), torch.arange(60) % 3)
+    _check_tau(data, 0.05)
 
 
 @pytest.mark.parametrize("seed", [2, 3])

@@ -136,7 +136,7 @@ def _joined(
     A pass over all vectors of a batch costs more than what is computed there: one update for user
     and item makes a training step a tenth faster (examples/benchmarks/attributes.py).
     """
-    own: dict[Joins, list[Mapping[str, Tensor]]] = {}
+    own: dict[Adapter, list[Mapping[str, Tensor]]] = {}
     for update in updates:
         factors = _aligned(update, sequences, number)
         if update.levels is None or not isinstance(update.adapter, Joins):
@@ -144,7 +144,10 @@ def _joined(
         else:
             own.setdefault(update.adapter, []).append(factors)
     for adapter, parts in own.items():
-        yield adapter, parts[0] if len(parts) == 1 else adapter.joined(parts)
+        if len(parts) > 1 and isinstance(adapter, Joins):
+            yield adapter, adapter.joined(parts)
+        else:
+            yield adapter, parts[0]
 
 
 def _aligned(update: Update, sequences: Sequences, number: int) -> Mapping[str, Tensor]:

@@ -10,8 +10,8 @@ The rating is drawn from an ordered logistic distribution: with L logistic of sc
 calls good, a severe one calls poor. It is nowhere in the text.
 
 Who reads quality off the text without fault, and knows the rest of the above, but not the user,
-reaches a mean negative log-likelihood of about 0.67 at an accuracy of about 0.715; who knows each
-user's severity too, about 0.20 at 0.914. A severity learned from a few rows is worth less.
+reaches a mean negative log-likelihood of about 0.82 at an accuracy of about 0.66; who knows each
+user's severity too, about 0.18 at 0.924. A severity learned from a few rows is worth less.
 """
 
 import math
@@ -27,7 +27,7 @@ from bayes_lora.errors import ConfigError
 
 OPTIONS = ("poor", "fair", "good")
 CUTS = (-1.0, 1.0)  # in points of quality, as the two below
-SEVERITY = 2.0
+SEVERITY = 3.0
 NOISE = 0.3
 ACTIVITY = 1.1  # of the log-normal number of reviews that a user writes
 SAID = 2  # things in a review

@@ -109,11 +109,12 @@ class LevelPoints(LevelGuide):
         gradient = self.loc.new_zeros(len(levels), self.loc.shape[1])
         gradient.index_add_(0, where, torch.cat([g for _, g in gathered if g is not None]))
         first, second, times = self._moments or self._new_moments()
-        times[levels] += 1
-        first[levels] = first[levels].lerp(gradient, 1 - BETAS[0])
-        second[levels] = second[levels].lerp(gradient.square(), 1 - BETAS[1])
-        mean = first[levels] / (1 - BETAS[0] ** times[levels])
-        square = second[levels] / (1 - BETAS[1] ** times[levels])
+        taken = times[levels] + 1
+        mean = first[levels].lerp(gradient, 1 - BETAS[0])
+        square = second[levels].lerp(gradient.square(), 1 - BETAS[1])
+        times[levels], first[levels], second[levels] = taken, mean, square
+        mean /= 1 - BETAS[0] ** taken
+        square /= 1 - BETAS[1] ** taken
         self.loc[levels] -= learning_rate * mean / (square.sqrt() + EPSILON)
 
     def _new_moments(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,7 +56,7 @@ def test_the_hash_seed_does_not_matter() -> None:
 def test_options_are_in_rating_order_and_every_rating_is_common(many: Reviews) -> None:
     assert many.task.options == OPTIONS == ("poor", "fair", "good")
     counts = Counter(many.task.labels)
-    assert min(counts.values()) > 0.18 * len(many.task)
+    assert min(counts.values()) > 0.17 * len(many.task)
     assert max(counts.values()) < 0.45 * len(many.task)
 
 
@@ -107,10 +107,10 @@ def test_labels_follow_both_distributions(many: Reviews) -> None:
 
 def test_the_best_possible_figures_are_those_of_the_docstring(many: Reviews) -> None:
     labels = many.task.labels
-    assert _nll(many.by_text, labels) == pytest.approx(0.67, abs=0.015)
-    assert _accuracy(many.by_text, labels) == pytest.approx(0.715, abs=0.01)
-    assert _nll(many.by_user, labels) == pytest.approx(0.20, abs=0.01)
-    assert _accuracy(many.by_user, labels) == pytest.approx(0.914, abs=0.006)
+    assert _nll(many.by_text, labels) == pytest.approx(0.82, abs=0.015)
+    assert _accuracy(many.by_text, labels) == pytest.approx(0.66, abs=0.01)
+    assert _nll(many.by_user, labels) == pytest.approx(0.18, abs=0.01)
+    assert _accuracy(many.by_user, labels) == pytest.approx(0.924, abs=0.006)
 
 
 def test_reviews_are_finished_and_seldom_repeat() -> None:
