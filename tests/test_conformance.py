@@ -235,6 +235,7 @@ def test_more_draws_extend_fewer(tiny_setup: Setup, guide: str) -> None:
 
 def test_accumulated_batches_equal_one_large_batch(tiny_setup: Setup) -> None:
     """The mean loss over accumulated batches is the large batch's; a point has no noise."""
+    _skip_rounding(tiny_setup)
     rows = len(tiny_setup.examples)
     whole = _fit(tiny_setup, "mle", batch_size=rows, accumulate=1, max_steps=2)
     parts = _fit(tiny_setup, "mle", batch_size=rows // 2, accumulate=2, max_steps=2)
@@ -243,12 +244,23 @@ def test_accumulated_batches_equal_one_large_batch(tiny_setup: Setup) -> None:
 
 
 def test_checkpointing_changes_memory_and_not_the_fit(setup: Setup, guide: str) -> None:
+    _skip_rounding(setup)
     (plain, plain_calls), (checkpointed, calls) = (
         _fit_and_count(setup, guide, checkpointing) for checkpointing in (False, True)
     )
     assert sum(calls) == 2 * sum(plain_calls), "not every pass was recomputed"
     for site, value in plain.guide.mean().items():
         torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=1e-5, rtol=1e-4)
+
+
+def _skip_rounding(setup: Setup) -> None:
+    """Skip where two right fits differ: Adam makes whole steps of gradients of rounding's size.
+
+    The random encoder-decoder hardly tells letters apart; on some processors its gradients are
+    that small. Its other scorer has the same passes.
+    """
+    if (setup.name, setup.scorer) == ("tiny-encoder-decoder", "likelihood-letter"):
+        pytest.skip("gradients of rounding's size: nothing to compare")
 
 
 def _fit_and_count(setup: Setup, guide: str, checkpointing: bool) -> tuple[Posterior, list[bool]]:
