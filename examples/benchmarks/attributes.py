@@ -1,6 +1,6 @@
 """What it costs that users and items have weights of their own: time and memory, in one run.
 
-    python examples/benchmarks/attributes.py --out RESULTS.json [--rounds 15]
+    python examples/benchmarks/attributes.py --out RESULTS.json [--rounds 12]
 
 MiniLM, float32, LoRA of rank 8 on query and value, 32 rows of 64 random tokens in a batch; every
 row with the KronA of its own user and of its own item, out of 5,000 each. Beside it PEFT's LoRA
@@ -47,7 +47,7 @@ LEVELS, ROWS_OF_LEVEL = 5000, 4
 COUNTS = (10, 1_000, 10_000, 100_000)
 STAGE_ROWS, STAGE_LEVELS = 1000, 200
 SIMULATED_ROWS, COORDINATES = 10_000, (4, 16)
-PREDICTED_ROWS, DRAWS = 64, 10
+PREDICTED_ROWS, DRAWS = 32, 10
 
 
 @dataclass
@@ -249,7 +249,7 @@ def levels_stage(options: int) -> dict[str, Any]:
     }
 
 
-def mixed_model(number: int, coordinates: int, rounds: int) -> dict[str, Any]:
+def mixed_model(number: int, coordinates: int) -> dict[str, Any]:
     """Time the mixed model of simulated features, with so many users and items."""
     generator = torch.Generator().manual_seed(0)
     shape = torch.full((coordinates,), coordinates**-0.5)
@@ -263,44 +263,48 @@ def mixed_model(number: int, coordinates: int, rounds: int) -> dict[str, Any]:
         logits += (features * own[levels].unsqueeze(1)).sum(2)
         grouped.append(Grouped(features, levels, number, shape, 1.0))
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    work = {"fit": lambda: fit_mixed_model(torch.zeros_like(logits), labels, grouped)}
-    times = in_turns(work, rounds, warm_up=0)["fit"]
+    times = Times()
+    times.take(lambda: fit_mixed_model(torch.zeros_like(logits), labels, grouped))
     return {
-        "median_seconds": statistics.median(times.wall),
-        "median_cpu_seconds": statistics.median(times.cpu),
-        "cpu_microseconds_a_row": statistics.median(times.cpu) / SIMULATED_ROWS * 1e6,
+        "rows": SIMULATED_ROWS,
+        "seconds": times.wall[0],
+        "cpu_seconds": times.cpu[0],
+        "milliseconds a row": times.cpu[0] / SIMULATED_ROWS * 1e3,
     }
 
 
+def make_prediction(adapter: Adapter | None) -> Step:
+    """Make a prediction, every row under every draw with weights of its own levels."""
+    model, _ = build("mean-field", adapter)
+    generator = torch.Generator().manual_seed(0)
+    draws = {
+        name: torch.randn(DRAWS, *site.shape, generator=generator).to(DEVICE) * site.unit
+        for name, site in model.sites.items()
+    }
+    tables = {}
+    for name, effect in model.by_level.items():
+        effect.keep(COORDINATES[0])
+        effect.directions.normal_()
+        tables[name] = torch.randn(DRAWS, PREDICTED_ROWS, effect.width).to(DEVICE) / 100
+    places = torch.arange(PREDICTED_ROWS).expand(len(tables), -1) if tables else None
+    rows = make_rows(PREDICTED_ROWS, places)
+
+    def step() -> None:
+        predict(model, draws, rows, levels=tables)
+
+    return step
+
+
 def prediction(rounds: int) -> dict[str, Any]:
-    """Compare predicting with and without levels, each draw of a row with weights of its own."""
-    work: dict[str, Step] = {}
-    for name, adapter in (("lora", None), ("lora + KronA", FULL), ("lora + KronA(rank=1)", LOW)):
-        model, _ = build("mean-field", adapter)
-        generator = torch.Generator().manual_seed(0)
-        draws = {
-            site: torch.randn(DRAWS, *own.shape, generator=generator).to(DEVICE) * own.unit
-            for site, own in model.sites.items()
-        }
-        tables = {}
-        for effect, own in model.by_level.items():
-            own.keep(4)
-            own.directions.normal_()
-            tables[effect] = torch.randn(DRAWS, PREDICTED_ROWS, own.width).to(DEVICE) / 100
-        places = torch.arange(PREDICTED_ROWS).expand(len(tables), -1) if tables else None
-        rows = make_rows(PREDICTED_ROWS, places)
-
-        def step(model=model, draws=draws, rows=rows, tables=tables) -> None:  # type: ignore[no-untyped-def]
-            predict(model, draws, rows, levels=tables)
-
-        work[name] = step
+    """Compare predicting with and without levels."""
+    adapters = {"lora": None, "lora + KronA": FULL, "lora + KronA(rank=1)": LOW}
+    work = {name: make_prediction(adapter) for name, adapter in adapters.items()}
     return compared(in_turns(work, rounds, warm_up=1), ("lora",))
 
 
 def measure(rounds: int) -> dict[str, Any]:
     """Measure everything."""
     torch.manual_seed(0)
-    few = max(rounds // 3, 1)
     return {
         "training step": training_steps(rounds),
         "step by levels": steps_by_levels(rounds),
@@ -308,11 +312,11 @@ def measure(rounds: int) -> dict[str, Any]:
         "bytes of an attribute": table_bytes(),
         "levels stage": {f"{count} options": levels_stage(count) for count in (2, 5)},
         "mixed model": {
-            f"{number} levels, {count} coordinates": mixed_model(number, count, min(few, 2))
+            f"{number} levels, {count} coordinates": mixed_model(number, count)
             for number in COUNTS[:3]
             for count in COORDINATES
         },
-        "prediction": prediction(few),
+        "prediction": prediction(max(rounds // 4, 1)),
     }
 
 
@@ -320,7 +324,7 @@ def main() -> None:
     """Measure, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=12)
     arguments = parser.parse_args()
     results = describe_run() | {"device": DEVICE, "rows": ROWS, "tokens": TOKENS, "rank": RANK}
     results["results"] = measure(arguments.rounds)
