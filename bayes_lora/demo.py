@@ -21,7 +21,6 @@ from bayes_lora.files import atomic_folder
 from bayes_lora.heterogeneity import describe_levels
 from bayes_lora.inference import FitSettings, fit
 from bayes_lora.inference.levels import MEASURED
-from bayes_lora.level_draws import Unknown
 from bayes_lora.level_page import PAGE, write_levels
 from bayes_lora.meta import EpisodeSettings, MetaPosterior, MetaSettings, meta_fit
 from bayes_lora.output import write_predictions
@@ -165,15 +164,9 @@ def compare_users(out: Path, seed: int) -> None:
 
 
 def _ask(posterior: Posterior, test: Task, files: Sequence[Path], seed: int) -> None:
-    """Predict with users and without, and write both by how often the users were seen.
-
-    A user never seen gets the population's prediction. It has learned from all users' ratings, so
-    what they differ by is in its probabilities already; a draw of the prior would add it again.
-    """
+    """Predict with users and without, and write both by how often the users were seen."""
     nobody = replace(test, examples=tuple(replace(row, attributes={}) for row in test.examples))
     counts = posterior.level_counts(test.examples)
     for task, file in zip((test, nobody), files, strict=True):
-        predicted = posterior.predict(
-            task.examples, draws=USER_DRAWS, seed=seed, unknown=Unknown.POPULATION
-        )
+        predicted = posterior.predict(task.examples, draws=USER_DRAWS, seed=seed)
         write_predictions([task], predicted, file, level_counts=counts)

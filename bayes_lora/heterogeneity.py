@@ -306,7 +306,8 @@ def _measure(posterior: Posterior, examples: Sequence[Example]) -> Linearised:
     rows = posterior.config.scorer.rows(posterior.model.backbone, examples)
     population = posterior.draw(0)
     data = LabelledRows(rows, [0] * len(rows))  # with all options kept, labels say nothing
-    return linearise(posterior.model, population, data, most_options=None)
+    measured = linearise(posterior.model, population, data, most_options=None)
+    return measured.times(float(posterior.model.factor(posterior.model.by_level)))
 
 
 def _options(posterior: Posterior, examples: Sequence[Example]) -> tuple[str, ...] | None:

@@ -105,6 +105,7 @@ class LevelEffect(nn.Module):
         self.counts: Tensor
         self.register_buffer("counts", torch.tensor(levels.counts), persistent=False)
         self.register_buffer("units", torch.cat(units), persistent=False)
+        self.register_buffer("attenuation", torch.zeros(()), persistent=self.pooled)
         if self.pooled:
             self._register_pooled(starts, coordinates or DIRECTIONS)
 
@@ -113,6 +114,7 @@ class LevelEffect(nn.Module):
     information: Tensor
     tau: Tensor
     interval: Tensor
+    attenuation: Tensor  # see inference/attenuation.py
 
     def _register_pooled(self, starts: Mapping[FactorKey, Tensor], coordinates: int) -> None:
         count = min(coordinates, len(self.units))

@@ -1,7 +1,7 @@
 """The Pyro program: priors on factors, a backbone that takes them, labels (docs/maths.md)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -226,7 +226,12 @@ class BayesianModel(nn.Module):
             with self.under(values, levels):
                 return self.scorer.logits(self.backbone, batch, head, shared)
 
-        return fused(self, run, values, levels or {})
+        logits = fused(self, run, values, levels or {})
+        return logits * self.factor(levels) if levels else logits
+
+    def factor(self, effects: Iterable[str]) -> Tensor:
+        """How much further apart logits are given levels of these effects than without."""
+        return (1 + torch.stack([self.by_level[name].attenuation for name in effects]).sum()).sqrt()
 
     @contextmanager
     def under(

@@ -156,7 +156,7 @@ class Posterior:
             raise ConfigError("Prediction needs at least one example.")
         check_scorable(self.config.scorer, self.model.backbone, examples)
         num_draws = draws if self.guide.random else min(draws, 1)
-        found = find_levels(self.model, examples, self._unknown(unknown))
+        found = find_levels(self.model, examples, self._unknown(unknown, num_draws))
         scored = self.config.scorer.rows(self.model.backbone, examples)
         rows = [replace(row, levels=own) for row, own in zip(scored, found.rows, strict=True)]
         levels = draw_levels(self.guide, self.model, found, num_draws, seed)
@@ -192,14 +192,14 @@ class Posterior:
             for example in examples
         ]
 
-    def _unknown(self, unknown: str) -> Unknown:
-        """Read ``unknown``; a point has no prior to draw from, and predicts as the population."""
+    def _unknown(self, unknown: str, num_draws: int) -> Unknown:
+        """Read ``unknown``; without draws, and under a point, the prior's mean is the population."""
         if unknown not in list(Unknown):
             raise ConfigError(
                 f"There is no unknown {unknown!r}: choose from {', '.join(list(Unknown))}."
             )
-        pooled = all(effect.pooled for effect in self.model.by_level.values())
-        return Unknown.POPULATION if unknown == Unknown.PRIOR and not pooled else Unknown(unknown)
+        drawn = num_draws > 0 and all(effect.pooled for effect in self.model.by_level.values())
+        return Unknown.POPULATION if unknown == Unknown.PRIOR and not drawn else Unknown(unknown)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the posterior to a new folder, all of it or nothing.

@@ -203,8 +203,9 @@ def test_the_population_is_a_fit_that_knows_no_attribute(
     given, test = small.contenders.read_given("fdu-mtl", tmp_path, 400, 0, small.backbone)
     bare = replace(
         given,
-        train=replace(
-            given.train, examples=tuple(replace(row, attributes={}) for row in given.train.examples)
+        labelled=replace(
+            given.labelled,
+            examples=tuple(replace(row, attributes={}) for row in given.labelled.examples),
         ),
     )
     with_levels = small.contenders.bayesian(given)
@@ -215,14 +216,24 @@ def test_the_population_is_a_fit_that_knows_no_attribute(
     assert np.abs(with_levels["ours"].predict(test.examples) - expected).max() > 1e-5
 
 
+def test_who_stops_early_holds_back_rows_of_what_all_are_given(
+    small: SimpleNamespace, tmp_path: Path
+) -> None:
+    for size, back in ((400, 2), (None, 12)):
+        given, _ = small.contenders.read_given("fdu-mtl", tmp_path, size, 0, small.backbone)
+        assert len(given.dev) == back
+        assert len(given.labelled) == len(given.train) + back
+        assert set(given.labelled.examples) == {*given.train.examples, *given.dev.examples}
+
+
 def test_users_and_unseen_ones_have_rows_of_their_own(call: Call, tmp_path: Path) -> None:
     table = call("yelp", "--seeds", "0")
     results = read(tmp_path / "yelp" / "all" / "0")
     assert set(results) == {"one-lora", "bayesian-lora", "ours", "m2a"}
     assert results["ours"]["test"]["buckets"].keys() == {"user_id", "business_id"}
     by_user = results["ours"]["test"]["buckets"]["user_id"]
-    # Three users have four training rows each; of the test rows, every fourth pair is new.
-    assert {bucket: own["n"] for bucket, own in by_user.items()} == {"unseen": 4, "2-5": 12}
+    # Three users have eight labelled rows each; of the test rows, every fourth pair is new.
+    assert {bucket: own["n"] for bucket, own in by_user.items()} == {"unseen": 4, "6-20": 12}
     assert [row[0] for row in cells(table, "unseen")] == ["4", "4"]
     assert cells(table, "1") == [["-"] * 4] * 2
 

@@ -215,7 +215,7 @@ def _check_tau(data: Simulated, share: float) -> None:
 @pytest.mark.parametrize("options", [2, 3])
 @pytest.mark.parametrize("tau", [0.3, 1.0])
 def test_tau_has_the_exact_posterior(options: int, tau: float) -> None:
-    """But for what 24 draws a level leave to chance. Half of the rows of three options have two of them only."""
+    """But for what 24 draws a level leave to chance. Half of three options' rows have only two."""
     assigned = _one_to_fifty_rows()
     data = simulate(1, len(assigned), options, 1, (50,), (tau,), assigned)
     _check_tau(data if options == 2 else _ragged(data), 0.15)
@@ -230,7 +230,7 @@ def test_few_levels_leave_tau_to_its_prior(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [2, 3])
 def test_few_rows_a_level_do_not_pull_tau_down(seed: int) -> None:
-    """Two binary rows of each of 150 levels; draws from the posterior alone hardly reach what is likely."""
+    """Two binary rows of each of 150 levels, where a Gaussian is far from the posterior."""
     data = simulate(seed, 300, 2, 1, (150,), (1.2,), torch.arange(300) % 150)
     _check_tau(data, 0.2)
 

@@ -1,6 +1,7 @@
 """The posterior of levels around a fitted population: directions, then a mixed model in these."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from bayes_lora.effects import Pooled
 from bayes_lora.guides import Guide, LevelGuide, LevelNormals
+from bayes_lora.inference.attenuation import attenuation
 from bayes_lora.inference.linearise import Linearised, linearise
 from bayes_lora.inference.mixed_model import Fitted, Grouped, evidence, fit_mixed_model
 from bayes_lora.level_effect import LevelEffect
@@ -16,6 +18,7 @@ from bayes_lora.scorers import LabelledRows
 
 MEASURED = 256  # rows of which directions are measured
 COUNTS = (1, 4, 16, 64)  # of directions, to choose from
+ROUNDS, TOLERANCE = 5, 0.01  # of the factor of the population's logits
 MOST_ENTRIES = 2**26  # of all levels' precision matrices: fewer directions for 100,000 levels
 
 
@@ -47,9 +50,11 @@ def fit_levels(
     for place, (name, effect) in enumerate(model.by_level.items()):
         levels = torch.tensor([row.levels[place] for row in train.rows])
         grouped.append(_grouped(effect, rows, levels, name))
-    fitted = fit_mixed_model(rows.offsets, rows.labels, grouped)
-    for name, own in zip(model.by_level, fitted, strict=True):
-        _fill(model.by_level[name], guide.by_level[name], own)
+    fitted, attenuations = fit_around(rows.offsets, rows.labels, grouped)
+    for place, (name, effect) in enumerate(model.by_level.items()):
+        effect.attenuation.fill_(attenuations[place])
+        effect.information *= 1 + attenuations.sum()
+        _fill(effect, guide.by_level[name], fitted[place])
 
 
 def _point(effect: LevelEffect, measured: Linearised, name: str) -> None:
@@ -90,6 +95,38 @@ def _root_mean_square(features: Tensor, offsets: Tensor) -> float:
     mean = (features * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
     squares = ((features - mean) * there).square().sum()
     return float((squares / there.sum()).sqrt().clamp(min=1e-12))
+
+
+def fit_around(
+    offsets: Tensor, labels: Tensor, grouped: Sequence[Grouped]
+) -> tuple[list[Fitted], Tensor]:
+    """Fit levels around a population whose probabilities are marginal (``attenuation.py``).
+
+    Args:
+        offsets: The population's logits, ``[N, options]``; minus infinity: no such option.
+        labels: Option indices, int64 ``[N]``.
+        grouped: What the rows are grouped by.
+
+    Returns:
+        What is known of the levels of each attribute, in coordinates that move a row's logits
+        before these are multiplied; and each attribute's attenuation, ``[attributes]``.
+    """
+    known = torch.stack([own.levels >= 0 for own in grouped], dim=1).double()
+    attenuations = torch.zeros(len(grouped)).double()
+    for _ in range(ROUNDS):
+        factors = (1 + known @ attenuations).sqrt()
+        whole = (1 + attenuations.sum()).sqrt()
+        apart = [
+            replace(own, features=own.features * factors[:, None, None], shape=own.shape / whole)
+            for own in grouped
+        ]
+        fitted = fit_mixed_model(offsets * factors[:, None], labels, apart)
+        pairs = zip(grouped, fitted, strict=True)
+        found = torch.tensor([attenuation(offsets, own, new.tau) for own, new in pairs])
+        if abs((1 + found.sum()).sqrt() / whole - 1) < TOLERANCE:
+            break
+        attenuations = found.double()
+    return fitted, attenuations
 
 
 def _fill(effect: LevelEffect, table: LevelGuide, fitted: Fitted) -> None:

@@ -41,13 +41,10 @@ class Linearised:
         centred = features - (probabilities * features).sum(1, keepdim=True)
         return (probabilities.sqrt() * centred).flatten(0, 1)
 
-    def joined(self, other: "Linearised") -> "Linearised":
-        """Put the rows of another one behind these."""
-        return Linearised(
-            torch.cat([self.offsets, other.offsets]),
-            torch.cat([self.labels, other.labels]),
-            {n: torch.cat([own, other.features[n]]) for n, own in self.features.items()},
-        )
+    def times(self, factor: float) -> "Linearised":
+        """Multiply the logits."""
+        features = {name: own * factor for name, own in self.features.items()}
+        return Linearised(self.offsets * factor, self.labels, features)
 
 
 def linearise(

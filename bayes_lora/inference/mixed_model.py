@@ -112,7 +112,9 @@ class _Solver:
         self.attributes = attributes
         self.fitted = [_start(own) for own in attributes]
         generator = torch.Generator().manual_seed(0)
-        self.base = [_normal((NEAR + WIDE, own.number, len(own.shape)), generator) for own in attributes]
+        self.base = [
+            _normal((NEAR + WIDE, own.number, len(own.shape)), generator) for own in attributes
+        ]
         self.rows_base = [
             _normal((NOISE // 2, len(own.levels), len(own.shape)), generator) for own in attributes
         ]

@@ -143,9 +143,9 @@ def run_noise(name: str, data: Path, out: Path) -> None:
         return
     given, test = read_given(name, data, SIZES[name], SEED, backbone())
     fitted = fit_with_levels(given)
-    judged = judge(of_population(fitted)(test.examples), test, given.train, given.group)
+    judged = judge(of_population(fitted)(test.examples), test, given.labelled, given.group)
     for share in missing:
-        task = shuffled(given.train, given.train.attributes, share, SEED)
+        task = shuffled(given.labelled, given.labelled.attributes, share, SEED)
         own = of_levels(refitted(fitted, task))
         write(paths[share].stem, given, out, own, test, {"share": share, "population": judged})
 
@@ -161,13 +161,13 @@ def write(
         "size": given.size,
         "seed": given.seed,
         "method": method,
-        "rows": len(given.train),
+        "rows": len(given.labelled),
         "steps": given.steps,
         **{key: value for key, value in describe_run().items() if key != "results"},
         **learned.found,
         **more,
         "seconds of testing": round(time.perf_counter() - started, 1),
-        "test": judge(probabilities, test, given.train, given.group),
+        "test": judge(probabilities, test, given.labelled, given.group),
     }
     path = path_of(out, given.name, given.size, given.seed, method)
     write_result(path, result)

@@ -7,8 +7,10 @@
     m2a             M2A's published recipe with point weights, stopped early on dev
     m2a-no-...      the same without one of its parts
 
-All start from the same backbone, see the same rows and may take the same number of optimizer
-steps (own-lora twice as many, over all levels); test rows are given to `Learned.predict` alone.
+All start from the same backbone, are given the same labelled rows and may take the same number of
+optimizer steps (own-lora twice as many, over all levels). Who stops early holds a part of the
+rows back for that: a fifth, or, where all rows of a set are given, the set's own dev rows. Who
+does not learns from all. Test rows are given to `Learned.predict` alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sets import load
+import torch
+from sets import Split, load
 
 from bayes_lora import FitSettings, Posterior, fit, load_backbone
 from bayes_lora.backbone import Backbone
@@ -46,7 +49,7 @@ STEPS: dict[str | tuple[str, int | None], int] = {
 LEAST_STEPS = 40  # of a level's own LoRA
 # The attribute whose levels split a set's rows into a few large groups, all of them in train.
 GROUPS: dict[str, str | None] = {"fdu-mtl": "domain", "four-authors": "author", "yelp": None}
-M2A_RATE = 1e-3
+M2A_RATE = 1e-3  # choose.py: dev NLL .359 at step 100, and .678 with the published 2e-5
 
 Predict = Callable[[Sequence[Example]], np.ndarray]
 
@@ -57,10 +60,11 @@ class Given:
 
     Args:
         name: The set's.
-        size: Rows of train, of each level of a group; None: all.
+        size: Labelled rows, of each level of a group; None: all.
         seed: Of the choice of these rows, and of whatever is random in a fit.
-        train: The rows to learn from.
-        dev: The rows to stop early on.
+        labelled: These rows.
+        train: Of these, the ones to learn from for a method that stops early.
+        dev: The others, to stop early on.
         backbone: The frozen backbone.
         steps: Optimizer steps.
     """
@@ -68,6 +72,7 @@ class Given:
     name: str
     size: int | None
     seed: int
+    labelled: Task
     train: Task
     dev: Task
     backbone: Backbone
@@ -102,13 +107,17 @@ def read_given(
 ) -> tuple[Given, Task]:
     """Read a set: what methods learn from, and the test rows."""
     split = load(name, data / FOLDERS[name], seed, size)
-    steps = steps_of(name, size)
-    return Given(name, size, seed, split.train, split.dev, backbone, steps), split.test
+    parts = _all_rows(split) if size is None else _a_fifth_held_back(split.train, seed)
+    return Given(name, size, seed, *parts, backbone, steps_of(name, size)), split.test
 
 
 def load_minilm() -> Backbone:
-    """Load the backbone that all methods share."""
-    return load_backbone("minilm", max_length=MAX_LENGTH)
+    """Load the backbone that all methods share.
+
+    On a processor that multiplies bfloat16, a step takes half of float32's time, but not where
+    attention is a fused kernel, whose backward pass is slow there.
+    """
+    return load_backbone("minilm", max_length=MAX_LENGTH, dtype=torch.bfloat16, attention="eager")
 
 
 def steps_of(name: str, size: int | None) -> int:
@@ -167,11 +176,11 @@ def bayesian(given: Given) -> dict[str, Learned]:
 def fit_with_levels(given: Given) -> Posterior:
     """Fit what `bayesian` asks."""
     return fit(
-        [given.train],
+        [given.labelled],
         given.backbone,
         guide="mean-field",
         settings=given.settings,
-        attributes=given.train.attributes,
+        attributes=given.labelled.attributes,
     )
 
 
@@ -257,6 +266,22 @@ def _asks(posterior: Posterior, unknown: str = "population") -> Predict:
         return posterior.predict(rows, draws=DRAWS, seed=seed, unknown=unknown).probabilities
 
     return predict
+
+
+def _all_rows(split: Split) -> tuple[Task, Task, Task]:
+    """Give train and dev together, and each."""
+    both = (*split.train.examples, *split.dev.examples)
+    return replace(split.train, examples=both), split.train, split.dev
+
+
+def _a_fifth_held_back(labelled: Task, seed: int) -> tuple[Task, Task, Task]:
+    """Give all rows, those to learn from and those to stop on."""
+    order = np.random.default_rng(seed).permutation(len(labelled))
+    back = set(order[: len(labelled) // 5].tolist())
+    numbered = list(enumerate(labelled.examples))
+    train = tuple(row for n, row in numbered if n not in back)
+    dev = tuple(row for n, row in numbered if n in back)
+    return labelled, replace(labelled, examples=train), replace(labelled, examples=dev)
 
 
 def _places(rows: Sequence[Example], attribute: str) -> dict[str, list[int]]:
