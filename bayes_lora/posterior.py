@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -16,7 +17,8 @@ from bayes_lora.effects import Normal
 from bayes_lora.errors import ConfigError
 from bayes_lora.files import atomic_folder
 from bayes_lora.guides import Guide, sample
-from bayes_lora.level_draws import Unknown, draw_levels, find_levels
+from bayes_lora.level_draws import FoundLevels, Unknown, draw_levels, find_levels
+from bayes_lora.marginal import around
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import Predictions, joined, predict, reordered
 from bayes_lora.run_config import (
@@ -145,7 +147,9 @@ class Posterior:
             keep_draws: Also return each draw's probabilities.
             progress: Called with the number of rows done, after each chunk of rows.
             unknown: What predicts for a level that training did not see, or a missing one:
-                ``prior``, a draw of the levels' prior; ``population``, none of its own (M2A's
+                ``prior``, the population's probabilities, which are averages over levels, from
+                draws of the levels' prior, so that what is not known of the level counts as such
+                (``mutual_information``, ``per_draw``); ``population``, none of its own (M2A's
                 dagger); ``average``, the mean of the levels there are.
 
         Raises:
@@ -156,7 +160,35 @@ class Posterior:
             raise ConfigError("Prediction needs at least one example.")
         check_scorable(self.config.scorer, self.model.backbone, examples)
         num_draws = draws if self.guide.random else min(draws, 1)
-        found = find_levels(self.model, examples, self._unknown(unknown, num_draws))
+        asked = self._unknown(unknown, num_draws)
+        run = partial(
+            self._predict, num_draws=num_draws, seed=seed, tokens_per_pass=tokens_per_pass
+        )
+        if asked is not Unknown.PRIOR:
+            found = find_levels(self.model, examples, asked)
+            return run(examples, found, keep_draws, progress)
+        found = find_levels(self.model, examples, Unknown.POPULATION)
+        predicted = run(examples, found, keep_draws, progress)
+        unknown_rows = [i for i, own in enumerate(found.rows) if min(own, default=0) < 0]
+        if not unknown_rows:
+            return predicted
+        some = [examples[i] for i in unknown_rows]
+        found = find_levels(self.model, some, Unknown.PRIOR)
+        drawn = run(some, found, True, lambda rows: None)
+        return around(predicted, unknown_rows, drawn)
+
+    def _predict(
+        self,
+        examples: Sequence[Example],
+        found: FoundLevels,
+        keep_draws: bool,
+        progress: Callable[[int], object],
+        *,
+        num_draws: int,
+        seed: int,
+        tokens_per_pass: int | None,
+    ) -> Predictions:
+        """Predict examples with the levels that were found."""
         scored = self.config.scorer.rows(self.model.backbone, examples)
         rows = [replace(row, levels=own) for row, own in zip(scored, found.rows, strict=True)]
         levels = draw_levels(self.guide, self.model, found, num_draws, seed)
@@ -193,7 +225,7 @@ class Posterior:
         ]
 
     def _unknown(self, unknown: str, num_draws: int) -> Unknown:
-        """Read ``unknown``; without draws, and under a point, the prior's mean is the population."""
+        """Read ``unknown``; without draws, and under a point, the prior is the population."""
         if unknown not in list(Unknown):
             raise ConfigError(
                 f"There is no unknown {unknown!r}: choose from {', '.join(list(Unknown))}."

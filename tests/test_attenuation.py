@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq
+from scipy.special import softmax
 from torch import Tensor
 
 from bayes_lora.inference.attenuation import attenuation
 from bayes_lora.inference.levels import fit_around
 from bayes_lora.inference.mixed_model import Grouped, fit_mixed_model
+from bayes_lora.marginal import shifted
 
 POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
@@ -74,3 +76,22 @@ def test_levels_of_a_marginal_population_are_as_they_were_drawn() -> None:
     assert max(plain) < 0.75
     assert np.mean(taus) == pytest.approx(TAU, rel=0.15)
     assert np.mean(squares) < 1.4
+
+
+def test_draws_are_shifted_to_a_wanted_average_and_differ_as_before() -> None:
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(10, 50, 3))
+    logits[:, ::2, 2] = -np.inf
+    per_draw, wanted = softmax(logits, -1), softmax(rng.normal(size=(50, 3)) + logits[0], -1)
+    found = shifted(per_draw, wanted)
+    np.testing.assert_allclose(found.mean(0), wanted, atol=2e-6)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = np.log(found) - np.log(per_draw)
+    moved -= moved[..., :1]
+    np.testing.assert_allclose(moved[:, ::2, :2], moved[:1, ::2, :2].repeat(10, 0), atol=1e-9)
+    np.testing.assert_allclose(moved[:, 1::2], moved[:1, 1::2].repeat(10, 0), atol=1e-9)
+
+
+def test_draws_with_the_wanted_average_stay() -> None:
+    per_draw = softmax(np.random.default_rng(0).normal(size=(4, 5, 3)), -1)
+    np.testing.assert_array_equal(shifted(per_draw, per_draw.mean(0)), per_draw)

@@ -33,7 +33,7 @@ from bayes_lora.model import BayesianModel, Terms
 from bayes_lora.predict import predict
 from bayes_lora.reconstruction import hidden_tokens
 from bayes_lora.scorers import LabelledRows, Row, make_scorer
-from calibration import nll
+from calibration import entropy, nll
 
 USER, ITEM = "by user", "by item"
 NAMES = {USER: ("ann", "ben", "cleo"), ITEM: ("book", "film")}
@@ -529,10 +529,29 @@ def test_average_predicts_with_the_mean_of_the_known_levels(posterior: Posterior
 def test_a_known_level_predicts_alike_whatever_unknown_ones_do(posterior: Posterior) -> None:
     examples = with_levels(EXAMPLES, *KNOWN[:3], UNKNOWN)
     expected = posterior.predict(examples, draws=3).probabilities
-    for unknown in ("population", "average"):
-        found = posterior.predict(examples, draws=3, unknown=unknown).probabilities
-        same = np.abs(found - expected).max(1) < 1e-6
-        assert same.tolist() == [i % 4 < 3 for i in range(len(examples))]
+    average = posterior.predict(examples, draws=3, unknown="average").probabilities
+    same = np.abs(average - expected).max(1) < 1e-6
+    assert same.tolist() == [i % 4 < 3 for i in range(len(examples))]
+
+
+def test_an_unknown_level_has_the_population_s_probabilities_and_more_to_learn(
+    posterior: Posterior,
+) -> None:
+    """Also where the other attribute's level is known: there, that level's."""
+    examples = with_levels(EXAMPLES, {**KNOWN[0], "user": "nobody"}, UNKNOWN)
+    population, found = (
+        posterior.predict(examples, draws=8, unknown=unknown, keep_draws=True)
+        for unknown in ("population", "prior")
+    )
+    np.testing.assert_array_equal(found.probabilities, population.probabilities)
+    assert found.per_draw is not None
+    np.testing.assert_allclose(found.per_draw.mean(0), found.probabilities, atol=2e-6)
+    assert found.mutual_information.mean() > 1.5 * population.mutual_information.mean()
+    np.testing.assert_allclose(
+        found.mutual_information,
+        found.predictive_entropy - entropy(found.per_draw).mean(0),
+        atol=1e-12,
+    )
 
 
 def test_the_population_is_fitted_as_without_attributes(posterior: Posterior) -> None:
