@@ -252,5 +252,6 @@ def load_state(path: Path, modules: dict[str, nn.Module]) -> None:
             part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             module.load_state_dict(part)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        # torch's first line names the module, and the next ones what is missing there.
+        reason = "; ".join(line.strip() for line in str(error).strip().splitlines()[:3])
         raise RunFolderError(f"{path} cannot be read: {reason}") from error

@@ -4,6 +4,7 @@ An attribute is a column beside text and label, such as the user who wrote a rev
 one of its values. A row without a value belongs to no level that is known.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def check_attributes(tasks: Iterable[Task], attributes: Sequence[str]) -> tuple[
         attributes: The columns to learn deviations for.
 
     Returns:
-        Warnings: rows without a value, and attributes whose every level has one row.
+        Warnings: rows without a value, attributes whose every level has one row, and attributes
+        that name the same groups.
 
     Raises:
         ConfigError: An attribute is named twice.
@@ -83,7 +85,8 @@ def check_attributes(tasks: Iterable[Task], attributes: Sequence[str]) -> tuple[
     if twice:
         raise ConfigError(f"attribute {twice[0]!r} is named twice; name it once")
     _check_columns(tasks, attributes)
-    return tuple(warning for name in attributes for warning in _check(tasks, name))
+    warnings = [warning for name in attributes for warning in _check(tasks, name)]
+    return (*warnings, *_check_pairs(tasks, attributes))
 
 
 def _check_columns(tasks: tuple[Task, ...], attributes: Sequence[str]) -> None:
@@ -117,6 +120,20 @@ def _check(tasks: tuple[Task, ...], attribute: str) -> list[str]:
             "name recurs"
         )
     return warnings
+
+
+def _check_pairs(tasks: tuple[Task, ...], attributes: Sequence[str]) -> list[str]:
+    """The warnings about attributes that cannot be told apart."""
+    rows = [example for task in tasks for example in task.examples]
+    columns = {name: [level_of(row, name) for row in rows] for name in attributes}
+    return [
+        f"attributes {one!r} and {other!r} name the same groups of rows, so that their deviations "
+        "cannot be told apart and each gets a part of them; leave one out"
+        for one, other in itertools.combinations(attributes, 2)
+        if len(set(zip(columns[one], columns[other], strict=True)))
+        == len(set(columns[one]))
+        == len(set(columns[other]))
+    ]
 
 
 def _check_several(levels: Levels, where: str) -> None:

@@ -155,6 +155,15 @@ def test_unique_levels_are_warned_of(names: tuple[str, ...]) -> None:
     assert "no level is seen again unless its name recurs" in warning
 
 
+@pytest.mark.parametrize("last", ["y", "x"])
+def test_two_names_of_the_same_groups_are_warned_of(last: str) -> None:
+    """A row more of another shop tells them apart, and nothing is said."""
+    rows = [{"user": "a", "shop": "x"}, {"user": "a", "shop": "x"}, {"user": "b", "shop": "y"}]
+    warnings = check_attributes([task(*rows, {"user": "b", "shop": last})], ["user", "shop"])
+    same = "attributes 'user' and 'shop' name the same groups of rows"
+    assert [same in warning for warning in warnings] == [True] * (last == "y")
+
+
 def test_missing_values_are_warned_of_with_their_number_and_place() -> None:
     (warning,) = check_attributes([users("a", "", "b", "NA", "a", "nan")], ["user"])
     assert warning == (
