@@ -32,7 +32,10 @@ def around(marginal: Predictions, rows: list[int], drawn: Predictions) -> Predic
         by level, and the expected entropy is theirs.
     """
     assert drawn.per_draw is not None
-    own = shifted(drawn.per_draw, marginal.probabilities[rows])
+    wanted = marginal.probabilities[rows]
+    # Other rows may have more options than any of these.
+    wider = wanted.shape[1] - drawn.per_draw.shape[2]
+    own = shifted(np.pad(drawn.per_draw, ((0, 0), (0, 0), (0, wider))), wanted)
     expected = marginal.expected_entropy.copy()
     expected[rows] = entropy(own).mean(0)
     per_draw = None if marginal.per_draw is None else marginal.per_draw.copy()
