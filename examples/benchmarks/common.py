@@ -32,9 +32,12 @@ def to_task(name: str, rows: list[tuple[str, str]], all_rows: list[tuple[str, st
 
 
 def describe_run() -> dict[str, Any]:
-    """Say how a run is made: command, versions, machine; with an empty table of results."""
+    """Say how a run is made: command, versions, machine; with an empty table of results.
+
+    Of an absolute path in the command, its last name is kept: the others are of one machine.
+    """
     return {
-        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": "python " + " ".join([Path(sys.argv[0]).name, *map(_portable, sys.argv[1:])]),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
         "machine": {
             "processor": platform.machine(),
@@ -51,6 +54,11 @@ def write_json(results: dict[str, Any], path: Path) -> None:
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(results, indent=2) + "\n")
     unfinished.replace(path)
+
+
+def _portable(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def _version(package: str) -> str | None:
