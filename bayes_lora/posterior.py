@@ -164,22 +164,21 @@ class Posterior:
         run = partial(
             self._predict, num_draws=num_draws, seed=seed, tokens_per_pass=tokens_per_pass
         )
+        scored = self.config.scorer.rows(self.model.backbone, examples)
         if asked is not Unknown.PRIOR:
-            found = find_levels(self.model, examples, asked)
-            return run(examples, found, keep_draws, progress)
+            return run(scored, find_levels(self.model, examples, asked), keep_draws, progress)
         found = find_levels(self.model, examples, Unknown.POPULATION)
-        predicted = run(examples, found, keep_draws, progress)
+        predicted = run(scored, found, keep_draws, progress)
         unknown_rows = [i for i, own in enumerate(found.rows) if min(own, default=0) < 0]
         if not unknown_rows:
             return predicted
-        some = [examples[i] for i in unknown_rows]
-        found = find_levels(self.model, some, Unknown.PRIOR)
-        drawn = run(some, found, True, lambda rows: None)
+        found = find_levels(self.model, [examples[i] for i in unknown_rows], Unknown.PRIOR)
+        drawn = run([scored[i] for i in unknown_rows], found, True, lambda rows: None)
         return around(predicted, unknown_rows, drawn)
 
     def _predict(
         self,
-        examples: Sequence[Example],
+        scored: Sequence[Row],
         found: FoundLevels,
         keep_draws: bool,
         progress: Callable[[int], object],
@@ -188,8 +187,7 @@ class Posterior:
         seed: int,
         tokens_per_pass: int | None,
     ) -> Predictions:
-        """Predict examples with the levels that were found."""
-        scored = self.config.scorer.rows(self.model.backbone, examples)
+        """Predict rows with the levels that were found."""
         rows = [replace(row, levels=own) for row, own in zip(scored, found.rows, strict=True)]
         levels = draw_levels(self.guide, self.model, found, num_draws, seed)
         parts, order = [], []

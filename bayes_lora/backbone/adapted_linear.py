@@ -115,7 +115,7 @@ class AdaptedLinear(nn.Module):
             output = output + change.view_as(output).to(output.dtype)
         return output
 
-    def _update(self, x: Tensor, adapter: Adapter, factors: Mapping[str, Tensor]) -> Tensor:
+    def _update(self, x: Tensor, adapter: Adapter | Joins, factors: Mapping[str, Tensor]) -> Tensor:
         number = max(len(value) for value in factors.values())
         if x.shape[0] % number:
             raise ConfigError(
@@ -130,13 +130,13 @@ class AdaptedLinear(nn.Module):
 
 def _joined(
     updates: Sequence[Update], sequences: Sequences, number: int
-) -> Iterator[tuple[Adapter, Mapping[str, Tensor]]]:
+) -> Iterator[tuple[Adapter | Joins, Mapping[str, Tensor]]]:
     """Yield updates aligned with a pass's sequences, those of attributes as one if they can be.
 
     A pass over all vectors of a batch costs more than what is computed there: one update for user
     and item makes a training step a tenth faster (examples/benchmarks/attributes.py).
     """
-    own: dict[Adapter, list[Mapping[str, Tensor]]] = {}
+    own: dict[Joins, list[Mapping[str, Tensor]]] = {}
     for update in updates:
         factors = _aligned(update, sequences, number)
         if update.levels is None or not isinstance(update.adapter, Joins):
@@ -144,10 +144,7 @@ def _joined(
         else:
             own.setdefault(update.adapter, []).append(factors)
     for adapter, parts in own.items():
-        if len(parts) > 1 and isinstance(adapter, Joins):
-            yield adapter, adapter.joined(parts)
-        else:
-            yield adapter, parts[0]
+        yield adapter, parts[0] if len(parts) == 1 else adapter.joined(parts)
 
 
 def _aligned(update: Update, sequences: Sequences, number: int) -> Mapping[str, Tensor]:

@@ -147,7 +147,7 @@ def fit(
     )
     _check_rows(config.scorer, backbone, tasks, dev)
     model, fitted = config.build(backbone)
-    train, dev_rows = _rows(model, tasks), _rows(model, dev) if dev else None
+    train, dev_rows = labelled_rows(model, tasks), labelled_rows(model, dev) if dev else None
     fit_svi(model, fitted, train, settings, dev=dev_rows, progress=progress, label=guide)
     if views.columns and guide == "mean-field":
         with tqdm(total=len(train), desc="levels", disable=not progress) as bar:
@@ -234,7 +234,13 @@ def _check_priors(guide: str, chosen: ModelSettings) -> None:
         raise ConfigError("Maximum likelihood has no prior to weigh; use the guide 'map'.")
 
 
-def _rows(model: BayesianModel, tasks: Sequence[Task]) -> LabelledRows:
+def labelled_rows(model: BayesianModel, tasks: Sequence[Task]) -> LabelledRows:
+    """Make what a fit reads of tasks: the scorer's rows, each with its levels, and labels.
+
+    Args:
+        model: Has the scorer, and knows the levels; others, and missing ones, are -1.
+        tasks: All rows are labelled.
+    """
     examples = [example for task in tasks for example in task.examples]
     labels = [label for task in tasks for label in task.labels]
     rows = model.scorer.rows(model.backbone, examples)

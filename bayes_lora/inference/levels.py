@@ -51,10 +51,10 @@ def fit_levels(
         levels = torch.tensor([row.levels[place] for row in train.rows])
         grouped.append(_grouped(effect, rows, levels, name))
     fitted, attenuations = fit_around(rows.offsets, rows.labels, grouped)
-    for place, (name, effect) in enumerate(model.by_level.items()):
-        effect.attenuation.fill_(attenuations[place])
+    for (name, effect), own, a in zip(model.by_level.items(), fitted, attenuations, strict=True):
+        effect.attenuation.copy_(a)
         effect.information *= 1 + attenuations.sum()
-        _fill(effect, guide.by_level[name], fitted[place])
+        _fill(effect, guide.by_level[name], own)
 
 
 def _point(effect: LevelEffect, measured: Linearised, name: str) -> None:
@@ -122,10 +122,10 @@ def fit_around(
         ]
         fitted = fit_mixed_model(offsets * factors[:, None], labels, apart)
         pairs = zip(grouped, fitted, strict=True)
-        found = torch.tensor([attenuation(offsets, own, new.tau) for own, new in pairs])
+        found = torch.tensor([attenuation(offsets, own, new.tau) for own, new in pairs]).double()
         if abs((1 + found.sum()).sqrt() / whole - 1) < TOLERANCE:
             break
-        attenuations = found.double()
+        attenuations = found
     return fitted, attenuations
 
 

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from bayes_lora import Posterior
-from bayes_lora.data import Task, level_of
+from bayes_lora.data import Task
+from bayes_lora.inference.fit import labelled_rows
 from bayes_lora.inference.levels import fit_levels
-from bayes_lora.model import BayesianModel
-from bayes_lora.scorers import LabelledRows
 
 SHARES = (0.0, 0.1, 0.3, 1.0)  # of the training rows, shuffled
 SEED = 0
@@ -27,17 +26,6 @@ def refitted(fitted: Posterior, task: Task) -> Posterior:
     population = {name: own for name, own in state.items() if not name.startswith("level_guides.")}
     guide.load_state_dict(guide.state_dict() | population)
     model.priors.load_state_dict(fitted.model.priors.state_dict())
-    fit_levels(model, guide, labelled_rows(model, task), seed=fresh.seed)
+    fit_levels(model, guide, labelled_rows(model, [task]), seed=fresh.seed)
     widths = {name: effect.width for name, effect in model.by_level.items()}
     return Posterior(model, guide, replace(fresh, coordinates=widths))
-
-
-def labelled_rows(model: BayesianModel, task: Task) -> LabelledRows:
-    """Make what `fit_levels` reads of a task whose levels the model knows."""
-    known = [effect.levels for effect in model.by_level.values()]
-    scored = model.scorer.rows(model.backbone, task.examples)
-    rows = [
-        replace(row, levels=tuple(own.index.get(level_of(one, own.attribute), -1) for own in known))
-        for row, one in zip(scored, task.examples, strict=True)
-    ]
-    return LabelledRows(rows, task.labels)
