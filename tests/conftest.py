@@ -1,6 +1,9 @@
 """Backbones and data the tests share; what is missing is skipped loudly."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reached for the hub would wait for it
@@ -95,3 +98,21 @@ BACKBONES = {"encoder": tiny_encoder, "decoder": tiny_decoder}
 def tiny(request: pytest.FixtureRequest) -> Backbone:
     """Each kind of tiny random backbone."""
     return BACKBONES[request.param]()
+
+
+@pytest.fixture
+def printed_elsewhere() -> Callable[[str], str]:
+    """What a script prints in a process whose strings have other hashes."""
+
+    def printed(script: str) -> str:
+        hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+        path = os.pathsep.join(sys.path)
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    return printed

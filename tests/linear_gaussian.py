@@ -38,14 +38,8 @@ class FullUpdate(Adapter):
         return torch.bmm(x, factors["W"].transpose(1, 2))
 
 
-class GaussianScorer(ClassHead):
-    """The pooled state's projection is the mean of a real-valued label."""
-
-    def __init__(self, direction: Tensor) -> None:
-        super().__init__(("mean",), "mean")
-        object.__setattr__(self, "direction", direction)
-
-    direction: Tensor
+class FixedHead(ClassHead):
+    """A head without weights: what it makes of the mean of the last states is fixed."""
 
     def factors(self, hidden_size: int) -> dict[str, Factor]:
         return {}
@@ -57,8 +51,24 @@ class GaussianScorer(ClassHead):
         head: Mapping[str, Tensor],
         shared: Tensor | None = None,
     ) -> Tensor:
-        pooled = self.embed_all(backbone, batch, "input")
-        return (pooled @ self.direction).unsqueeze(-1)
+        return self.of_state(self.embed_all(backbone, batch, "input"))
+
+    def of_state(self, state: Tensor) -> Tensor:
+        """Make logits ``[B, options]`` of the pooled states ``[B, width]``."""
+        return state
+
+
+class GaussianScorer(FixedHead):
+    """The pooled state's projection is the mean of a real-valued label."""
+
+    def __init__(self, direction: Tensor) -> None:
+        super().__init__(("mean",), "mean")
+        object.__setattr__(self, "direction", direction)
+
+    direction: Tensor
+
+    def of_state(self, state: Tensor) -> Tensor:
+        return (state @ self.direction).unsqueeze(-1)
 
     def label_distribution(self, logits: Tensor) -> dist.TorchDistribution:
         return dist.Normal(logits.squeeze(-1), NOISE)

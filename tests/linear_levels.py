@@ -4,20 +4,17 @@ The logits of a row are ``mean over tokens of (W0 + W + W of the row's level) e(
 one vector an option: linear in the weights, so their derivatives are known without a pass.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
-from linear_gaussian import D_IN, D_OUT, SITE, FullUpdate, LinearModel
+from linear_gaussian import D_IN, D_OUT, SITE, FixedHead, FullUpdate, LinearModel
 from torch import Tensor
 
-from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Levels, unlabelled
 from bayes_lora.effects import Effect, Normal, Pooled, Prior
 from bayes_lora.guides import MeanField
 from bayes_lora.model import BayesianModel
-from bayes_lora.scorers import Batch, ClassHead, LabelledRows
+from bayes_lora.scorers import LabelledRows
 from bayes_lora.scorers.pooled import pool
 
 BY_USER = "by user"
@@ -26,7 +23,7 @@ WIDTH = D_IN * D_OUT  # weights of a level
 POPULATION = {SITE: torch.zeros(1, 1, D_OUT, D_IN, dtype=torch.float64)}
 
 
-class LinearScorer(ClassHead):
+class LinearScorer(FixedHead):
     """The pooled state's projections are the options' logits; no weights of its own."""
 
     def __init__(self, directions: Tensor) -> None:
@@ -35,17 +32,8 @@ class LinearScorer(ClassHead):
 
     directions: Tensor
 
-    def factors(self, hidden_size: int) -> dict[str, Factor]:
-        return {}
-
-    def logits(
-        self,
-        backbone: Backbone,
-        batch: Batch,
-        head: Mapping[str, Tensor],
-        shared: Tensor | None = None,
-    ) -> Tensor:
-        return self.embed_all(backbone, batch, "input") @ self.directions
+    def of_state(self, state: Tensor) -> Tensor:
+        return state @ self.directions
 
 
 class LevelProblem:

@@ -13,7 +13,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from linear_gaussian import D_IN, D_OUT, NOISE, FullUpdate, GaussianScorer, LinearModel
+from linear_gaussian import D_IN, D_OUT, NOISE, FixedHead, FullUpdate, GaussianScorer, LinearModel
 from numpy.typing import NDArray
 from tiny_backbones import WordTokenizer
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from bayes_lora.meta.hierarchy import Hierarchy
 from bayes_lora.meta.module import MetaModule
 from bayes_lora.meta.theta import HyperPriors, MeanFieldTheta, Theta, adapter_sites
 from bayes_lora.model import BayesianModel, parameter_name
-from bayes_lora.scorers import Batch, ClassHead, LabelledRows, Row, Scorer
+from bayes_lora.scorers import LabelledRows, Row, Scorer
 
 Array = NDArray[np.float64]
 SITE = "task.lin.W"
@@ -181,7 +181,7 @@ class _Observed(dist.TorchDistribution):
         return dist.Normal(self.outputs, noise).log_prob(self.table[value]).sum(-1)
 
 
-class _VectorScorer(ClassHead):
+class _VectorScorer(FixedHead):
     """All outputs of a row are seen, with noise of the row's own size."""
 
     def __init__(self, table: Tensor, noise: Tensor) -> None:
@@ -191,18 +191,6 @@ class _VectorScorer(ClassHead):
 
     table: Tensor
     noise: Tensor
-
-    def factors(self, hidden_size: int) -> dict[str, Factor]:
-        return {}
-
-    def logits(
-        self,
-        backbone: Backbone,
-        batch: Batch,
-        head: Mapping[str, Tensor],
-        shared: Tensor | None = None,
-    ) -> Tensor:
-        return self.embed_all(backbone, batch, "input")
 
     def label_distribution(self, logits: Tensor) -> dist.TorchDistribution:
         return _Observed(logits, self.table, self.noise)
