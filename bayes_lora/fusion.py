@@ -6,18 +6,15 @@ Views are the population's weights (coarse) and those of each attribute's level 
 import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bayes_lora.level_effect import LevelRows
 
-if TYPE_CHECKING:
-    from bayes_lora.model import BayesianModel
-
 Values = Mapping[str, Tensor]
 Run = Callable[[Values, Mapping[str, LevelRows]], Tensor]
+Weigh = Callable[[Values, float], Values]
 
 
 class Fusion(StrEnum):
@@ -34,36 +31,30 @@ class Fusion(StrEnum):
 
 
 def fused(
-    model: "BayesianModel", run: Run, values: Values, levels: Mapping[str, LevelRows]
+    fusion: Fusion,
+    run: Run,
+    weigh: Weigh,
+    values: Values,
+    levels: Mapping[str, LevelRows],
 ) -> Tensor:
     """Give the logits of rows with these levels, ``[B, options]``.
 
     Args:
-        model: Says which values are the population's, and how to fuse.
+        fusion: How.
         run: Gives logits under some values and levels.
+        weigh: Multiplies the population's updates.
         values: Site name to draws.
         levels: The attributes that are views of these rows; none: the population alone predicts.
     """
-    if not levels or model.fusion is Fusion.SUM:
+    if not levels or fusion is Fusion.SUM:
         return run(values, levels)
     count = 2 * len(levels)  # views: each attribute has a coarse one and a fine one
-    if model.fusion is Fusion.AVERAGE:
+    if fusion is Fusion.AVERAGE:
         shared = {n: LevelRows(own.values / count, own.rows) for n, own in levels.items()}
-        return run(_scaled(model, values, len(levels) / count), shared)
+        return run(weigh(values, len(levels) / count), shared)
     coarse = run(values, {}).log_softmax(-1) + math.log(len(levels) / count)
-    nothing = _scaled(model, values, 0.0)
+    nothing = weigh(values, 0.0)
     fine = [run(nothing, {n: own}).log_softmax(-1) - math.log(count) for n, own in levels.items()]
     views = torch.stack([coarse, *fine])
     missing = views == -torch.inf  # no such option, in all views: there is no derivative there
     return views.masked_fill(missing, 0.0).logsumexp(0).masked_fill(missing[0], -torch.inf)
-
-
-def _scaled(model: "BayesianModel", values: Values, weight: float) -> dict[str, Tensor]:
-    """Scale the population's updates by scaling the factors that start at zero."""
-    scaled = dict(values)
-    for name, site in model.sites.items():
-        if site.key is None or site.key[0] in model.by_level:
-            continue
-        if site.key[2] in model.adapters[site.key[0]].zero_factors:
-            scaled[name] = values[name] * weight
-    return scaled

@@ -226,8 +226,18 @@ class BayesianModel(nn.Module):
             with self.under(values, levels):
                 return self.scorer.logits(self.backbone, batch, head, shared)
 
-        logits = fused(self, run, values, levels or {})
+        logits = fused(self.fusion, run, self._weighted, values, levels or {})
         return logits * self.factor(levels) if levels else logits
+
+    def _weighted(self, values: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+        """Multiply the population's updates, by way of the factors that start at zero."""
+        weighted = dict(values)
+        for name, site in self.sites.items():
+            if site.key is None or site.key[0] in self.by_level:
+                continue
+            if site.key[2] in self.adapters[site.key[0]].zero_factors:
+                weighted[name] = values[name] * weight
+        return weighted
 
     def factor(self, effects: Iterable[str]) -> Tensor:
         """How much further apart logits are given levels of these effects than without."""
