@@ -6,12 +6,8 @@ level's coordinates, to first order at the population's weights (``inference/lin
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtr
-from torch import Tensor
 
 from bayes_lora.data import Example
 from bayes_lora.errors import ConfigError, check_seed
@@ -19,11 +15,10 @@ from bayes_lora.guides import LevelNormals
 from bayes_lora.inference.levels import MEASURED
 from bayes_lora.inference.linearise import Linearised, linearise
 from bayes_lora.level_effect import LevelEffect
+from bayes_lora.level_view import Array, LevelView, Mask, array, centred
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import PosteriorConfig
 from bayes_lora.scorers import LabelledRows, check_scorable
-
-Array = NDArray[np.float64]
 
 LEAST_WEIGHT = 0.01  # below, what a level's rows say by themselves is anything at all
 
@@ -164,93 +159,15 @@ def report_levels(
     """
     there = measured.offsets.numpy() > -np.inf
     views = {
-        name: _View(effect, tables[name], _centred(_array(measured.features[name]), there), there)
+        name: LevelView(effect, tables[name], centred(array(measured.features[name]), there), there)
         for name, effect in effects.items()
     }
-    explained = _population_variance(_array(measured.offsets), there)
+    explained = _population_variance(array(measured.offsets), there)
     explained += sum(view.variance for view in views.values())
     return [_report(view, view.variance / explained, options) for view in views.values()]
 
 
-class _View:
-    """One attribute in numbers.
-
-    Args:
-        effect: Its prior and information.
-        table: The posterior of its levels.
-        features: Derivatives of the rows' centred logits, ``[N, O, K]``; zero where no option is.
-        there: Which options there are, ``[N, O]``.
-    """
-
-    def __init__(
-        self, effect: LevelEffect, table: LevelNormals, features: Array, there: NDArray[np.bool_]
-    ) -> None:
-        self.effect = effect
-        self.features = features
-        self.shape = _array(effect.shape)
-        self.prior = float(effect.tau) * self.shape
-        self.loc, self.scale = _array(table.loc), _array(table.scales)
-        # z' H z: the mean square, over rows and options, of what z adds to the logits.
-        self.metric = np.einsum("nok,nol->kl", features, features) / there.sum()
-
-    @property
-    def variance(self) -> float:
-        """Of logits, by levels drawn from the prior."""
-        return float(self.prior**2 @ self.metric.diagonal())
-
-    def effective(self) -> Array:
-        """Count average rows in each level's posterior, ``[L]``."""
-        gain = np.maximum(self.scale**-2.0 - self.prior**-2.0, 0)  # float32 may round below 0
-        return gain @ self.shape**2 / (_array(self.effect.information) @ self.shape**2)
-
-    def weight(self, along: Array) -> Array:
-        """Give the share of the prior variance removed, over coordinates weighted so, ``[L]``."""
-        return np.clip(1 - self.scale**2 @ along / (self.prior**2 @ along), 0, 1)
-
-    def deviation(self) -> Array:
-        """Measure the means, ``[L]``."""
-        return np.sqrt(np.einsum("lk,kj,lj->l", self.loc, self.metric, self.loc).clip(0))
-
-    def sure(self) -> Array:
-        """Give the probability that a level lies on its mean's side of the population, ``[L]``.
-
-        Along the mean m, in the metric H, a level's z is ``m' H z / |m|``, Normal around |m|.
-        """
-        along = self.loc @ self.metric
-        square = (along * self.loc).sum(1)
-        sd = np.sqrt((along**2 * self.scale**2).sum(1))  # both times |m|
-        ratio: Array = np.divide(square, sd, out=np.zeros_like(square), where=sd > 0)
-        return ndtr(ratio)
-
-    def shift(self) -> tuple[Array, Array]:
-        """Average over rows what levels add to options: mean and sd, ``[L, O]``."""
-        mean = self.features.mean(0)
-        return self.loc @ mean.T, np.sqrt(self.scale**2 @ (mean**2).T)
-
-    @cached_property
-    def leading(self) -> Array:
-        """The direction in which the means differ most: ``z @ leading`` is in nats, ``[K]``."""
-        values, vectors = np.linalg.eigh(self.metric)
-        root = np.sqrt(values.clip(0))[:, None] * vectors.T  # root' root = H
-        moved = self.loc @ root.T
-        axis: Array = np.linalg.eigh(moved.T @ moved)[1][:, -1] @ root
-        return -axis if self._points_down(axis) else axis
-
-    def contrast(self, axis: Array) -> Array:
-        """Regress the levels' shifts on where they lie along an axis, ``[O]``."""
-        along = self.loc @ axis
-        square = max(float(along @ along), 1e-30)
-        return self.shift()[0].T @ along / square
-
-    def _points_down(self, axis: Array) -> bool:
-        """Whether the option that moves most goes down along an axis, whose sign means nothing."""
-        contrast = self.contrast(axis)
-        size = np.abs(contrast)
-        (largest,) = np.nonzero(size >= (1 - 1e-6) * size.max())
-        return bool(contrast[largest[-1]] < 0)  # of two options, both: up is the latter
-
-
-def _report(view: _View, share: float, options: tuple[str, ...] | None) -> AttributeReport:
+def _report(view: LevelView, share: float, options: tuple[str, ...] | None) -> AttributeReport:
     effect = view.effect
     low, high = effect.interval.tolist()
     spread = float(np.sqrt(view.prior**2 @ view.leading**2))
@@ -268,7 +185,7 @@ def _report(view: _View, share: float, options: tuple[str, ...] | None) -> Attri
     )
 
 
-def _levels(view: _View, options: tuple[str, ...] | None) -> list[LevelReport]:
+def _levels(view: LevelView, options: tuple[str, ...] | None) -> list[LevelReport]:
     known = view.effect.levels
     columns = (
         view.effective().tolist(),
@@ -284,7 +201,7 @@ def _levels(view: _View, options: tuple[str, ...] | None) -> list[LevelReport]:
     ]
 
 
-def _along(view: _View) -> tuple[list[Estimate], list[float | None]]:
+def _along(view: LevelView) -> tuple[list[Estimate], list[float | None]]:
     """Give each level's place along the leading direction, and what its rows alone say of it."""
     squares = view.leading**2
     means = (view.loc @ view.leading).tolist()
@@ -294,7 +211,7 @@ def _along(view: _View) -> tuple[list[Estimate], list[float | None]]:
     return [Estimate(m, s) for m, s in zip(means, sds, strict=True)], alone
 
 
-def _shifts(view: _View) -> list[tuple[Estimate, ...]]:
+def _shifts(view: LevelView) -> list[tuple[Estimate, ...]]:
     means, sds = view.shift()
     return [
         tuple(Estimate(float(m), float(s)) for m, s in zip(own, sd, strict=True))
@@ -317,21 +234,11 @@ def _options(posterior: Posterior, examples: Sequence[Example]) -> tuple[str, ..
     return sets[0] if alike else None
 
 
-def _population_variance(logits: Array, there: NDArray[np.bool_]) -> float:
+def _population_variance(logits: Array, there: Mask) -> float:
     """Variance over rows of the population's centred logits, a mean over options.
 
     Options without a label set are told apart by their place in the row.
     """
-    centred = _centred(np.where(there, logits, 0.0)[:, :, None], there)[:, :, 0]
-    means = centred.sum(0) / there.sum(0).clip(1)
-    return float((there * (centred - means) ** 2).sum() / there.sum())
-
-
-def _centred(values: Array, there: NDArray[np.bool_]) -> Array:
-    """Less their mean over a row's options, ``[N, O, K]``; zero where there is no option."""
-    mask = there[:, :, None]
-    return mask * (values - (mask * values).sum(1, keepdims=True) / mask.sum(1, keepdims=True))
-
-
-def _array(tensor: Tensor) -> Array:
-    return tensor.detach().cpu().double().numpy()
+    own = centred(np.where(there, logits, 0.0)[:, :, None], there)[:, :, 0]
+    means = own.sum(0) / there.sum(0).clip(1)
+    return float((there * (own - means) ** 2).sum() / there.sum())

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bayes_lora.files import atomic_text
-from bayes_lora.heterogeneity import Array, AttributeReport, Estimate, LevelReport
+from bayes_lora.heterogeneity import AttributeReport, Estimate, LevelReport
+from bayes_lora.level_view import Array
 from calibration.drawing import COLOURS, INK, legend, style, svg
 
 PAGE, DATA = "levels.html", "levels.json"
