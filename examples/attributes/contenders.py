@@ -7,10 +7,10 @@
     m2a             M2A's published recipe with point weights, stopped early on dev
     m2a-no-...      the same without one of its parts
 
-All start from the same backbone, are given the same labelled rows and may take the same number of
-optimizer steps (own-lora twice as many, over all levels). Who stops early holds a part of the
-rows back for that: a fifth, or, where all rows of a set are given, the set's own dev rows. Who
-does not learns from all. Test rows are given to `Learned.predict` alone.
+All start from the same backbone, have LoRA of M2A's rank, are given the same labelled rows and may
+take the same number of optimizer steps (own-lora twice as many, over all levels). Who stops early
+holds a part of the rows back for that: a fifth, or, where all rows of a set are given, the set's
+own dev rows. Who does not learns from all. Test rows are given to `Learned.predict` alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from sets import Split, load
 
-from bayes_lora import FitSettings, Posterior, fit, load_backbone
+from bayes_lora import FitSettings, ModelSettings, Posterior, fit, load_backbone
+from bayes_lora.adapters import Adapter, LoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Task, level_of
 from bayes_lora.errors import ConfigError
@@ -49,7 +50,10 @@ STEPS: dict[str | tuple[str, int | None], int] = {
 LEAST_STEPS = 40  # of a level's own LoRA
 # The attribute whose levels split a set's rows into a few large groups, all of them in train.
 GROUPS: dict[str, str | None] = {"fdu-mtl": "domain", "four-authors": "author", "yelp": None}
-M2A_RATE = 1e-3  # choose.py: dev NLL .359 at step 100, and .678 with the published 2e-5
+# What choose.py found best on dev rows.
+M2A_RATE = 1e-3
+ADAPTER = LoRA(rank=128)
+KL_WEIGHT = 1.0
 
 Predict = Callable[[Sequence[Example]], np.ndarray]
 
@@ -134,10 +138,20 @@ def steps_of(name: str, size: int | None) -> int:
 
 def one_lora(given: Given) -> dict[str, Learned]:
     """Fit one LoRA to all rows, as points."""
+    return {"one-lora": points(given)}
+
+
+def points(given: Given, adapter: Adapter = ADAPTER) -> Learned:
+    """Fit what `one_lora` asks."""
     posterior = fit(
-        [given.train], given.backbone, guide="mle", settings=given.settings, dev=[given.dev]
+        [given.train],
+        given.backbone,
+        guide="mle",
+        adapter=adapter,
+        settings=given.settings,
+        dev=[given.dev],
     )
-    return {"one-lora": Learned(_asks(posterior))}
+    return Learned(_asks(posterior))
 
 
 def own_lora(given: Given) -> dict[str, Learned]:
@@ -149,7 +163,9 @@ def own_lora(given: Given) -> dict[str, Learned]:
     posteriors = {}
     for level in places:
         train, dev = (_of_level(task, group, level) for task in (given.train, given.dev))
-        posteriors[level] = fit([train], given.backbone, guide="mle", settings=settings, dev=[dev])
+        posteriors[level] = fit(
+            [train], given.backbone, guide="mle", adapter=ADAPTER, settings=settings, dev=[dev]
+        )
 
     def predict(rows: Sequence[Example]) -> np.ndarray:
         probabilities = np.zeros((len(rows), len(rows[0].options)))
@@ -175,12 +191,24 @@ def bayesian(given: Given) -> dict[str, Learned]:
 
 def fit_with_levels(given: Given) -> Posterior:
     """Fit what `bayesian` asks."""
+    return mean_field(given, given.labelled.attributes)
+
+
+def mean_field(
+    given: Given,
+    attributes: Sequence[str],
+    adapter: Adapter = ADAPTER,
+    kl_weight: float = KL_WEIGHT,
+) -> Posterior:
+    """Fit a mean-field population, and the levels of these attributes."""
     return fit(
         [given.labelled],
         given.backbone,
         guide="mean-field",
+        adapter=adapter,
+        model_settings=ModelSettings(kl_weight=kl_weight),
         settings=given.settings,
-        attributes=given.labelled.attributes,
+        attributes=attributes,
     )
 
 
