@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 from huggingface_hub.utils import logging as hub_logging
 from tqdm.auto import tqdm
@@ -26,7 +27,7 @@ from bayes_lora.cli_meta import run_adapt, run_meta_fit
 from bayes_lora.cli_predict import Assigned, load_run
 from bayes_lora.data import Kind, TaskSet, check_attributes, inspect
 from bayes_lora.demo import run_demo
-from bayes_lora.errors import BayesLoraError, FitError, check_seed
+from bayes_lora.errors import BayesLoraError, DataWarning, FitError, check_seed
 from bayes_lora.files import check_file
 from bayes_lora.inference import fit
 from bayes_lora.inference.fit import check_trainable, label_sets
@@ -79,7 +80,8 @@ def _fit(arguments: argparse.Namespace) -> None:
     dev = keep_scorable(dev, scorer, backbone, strict=arguments.strict) if len(dev) else dev
     print(f"{len(tasks)} task(s), {sum(map(len, tasks))} rows, scorer {name}")
     warn(*warnings(tasks), *warnings(dev), *odd, *cut(scorer, backbone, tasks))
-    posterior = fit(tasks, backbone, scorer=name, dev=dev, progress=True, **choices)
+    with catch_warnings(action="ignore", category=DataWarning):  # they are said already
+        posterior = fit(tasks, backbone, scorer=name, dev=dev, progress=True, **choices)
     posterior.save_pretrained(arguments.out)
     print(f"Posterior written to {arguments.out}")
 

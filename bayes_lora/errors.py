@@ -1,4 +1,4 @@
-"""The errors bayes-lora raises on purpose. Each message names what is wrong and what to do."""
+"""What bayes-lora raises on purpose. Each message names what is wrong and what to do."""
 
 import math
 
@@ -25,6 +25,10 @@ class RunFolderError(BayesLoraError, OSError):
 
 class FitError(BayesLoraError, ArithmeticError):
     """A fit went wrong numerically: the message says what to change."""
+
+
+class DataWarning(UserWarning):
+    """The user's data can be used, but not for all that they seem to be meant for."""
 
 
 def check_positive(name: str, value: float) -> None:

@@ -20,7 +20,7 @@ from bayes_lora.adapters import Adapter, KronA, LoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Levels
 from bayes_lora.effects import Effect, Flat, Normal, Pooled, Prior
-from bayes_lora.errors import ConfigError
+from bayes_lora.errors import ConfigError, DataWarning
 from bayes_lora.fusion import Fusion
 from bayes_lora.guides import LevelPoints, Point
 from bayes_lora.inference.attributes import AttributeSettings
@@ -783,6 +783,14 @@ def test_the_separated_population_predicts_rows_without_any_known_level(
     np.testing.assert_allclose(after[~unknown], before[~unknown], atol=1e-6)
     np.testing.assert_allclose(after[unknown], alone[unknown], atol=1e-6)
     assert np.abs(before - alone)[unknown].min() > 1e-5, "the separation stage moved nothing"
+
+
+def test_a_fit_warns_of_what_cannot_be_learned(tiny_folders: Path) -> None:
+    single = [{"visit": f"visit {i}"} for i in range(len(TASK.examples))]
+    task = replace(TASK, examples=tuple(with_levels(TASK.examples, *single)))
+    backbone = load_backbone(str(tiny_folders / "tiny-encoder"))
+    with pytest.warns(DataWarning, match="'visit': every level has one row"):
+        fit([task], backbone, settings=FitSettings(max_steps=1), attributes=("visit",))
 
 
 def test_no_examples_are_refused(posterior: Posterior) -> None:

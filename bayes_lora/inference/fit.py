@@ -1,6 +1,7 @@
 """From labelled text to a posterior: the main job, in one call."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -10,7 +11,7 @@ from bayes_lora.adapters import Adapter, LoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Kind, Task, check_attributes, level_of, levels_of
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal, Pooled, Prior
-from bayes_lora.errors import ConfigError, InputDataError, check_positive
+from bayes_lora.errors import ConfigError, DataWarning, InputDataError, check_positive
 from bayes_lora.guides import GUIDES
 from bayes_lora.inference.attributes import AttributeSettings
 from bayes_lora.inference.levels import fit_levels
@@ -120,6 +121,10 @@ def fit(
             that cannot be scored, one class only, or, with a class head, label sets that differ or
             a dev label never seen in training.
         FitError: The loss stopped being finite.
+
+    Warns:
+        DataWarning: An attribute has missing values, a level for every row, or another
+            attribute's groups.
     """
     if guide not in GUIDES:
         raise ConfigError(f"There is no guide {guide!r}: choose from {', '.join(GUIDES)}.")
@@ -132,7 +137,8 @@ def fit(
     views.check(guide)
     _check_priors(guide, chosen)
     check_trainable(tasks)
-    check_attributes(tasks, views.columns)
+    for line in check_attributes(tasks, views.columns):
+        warnings.warn(line, DataWarning, stacklevel=2)
     if views.terms.reconstruction:
         check_reconstructs(backbone)
     config = make_config(
