@@ -15,6 +15,7 @@ from bayes_lora import Posterior, fit, load_backbone
 from bayes_lora.adapters import Adapter, KronA, LoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example
+from bayes_lora.errors import DataWarning
 from bayes_lora.guides import GUIDES, LevelNormals
 from bayes_lora.inference.attributes import AttributeSettings
 from bayes_lora.level_draws import Unknown
@@ -49,15 +50,16 @@ class Case:
             for task in tasks
         ]
         self.examples = [example for task in tasks for example in task.examples]
-        self.posterior = fit(
-            tasks,
-            _backbone(backbone),
-            scorer=scorer,
-            adapter=LoRA(rank=2),
-            guide=guide,
-            settings=SETTINGS,
-            attributes=AttributeSettings(COLUMNS, adapter),
-        )
+        with pytest.warns(DataWarning, match="1 row has no value"):
+            self.posterior = fit(
+                tasks,
+                _backbone(backbone),
+                scorer=scorer,
+                adapter=LoRA(rank=2),
+                guide=guide,
+                settings=SETTINGS,
+                attributes=AttributeSettings(COLUMNS, adapter),
+            )
         self.expected = self.predict(self.examples)
 
     def predict(self, examples: Sequence[Example], tokens: int | None = None) -> np.ndarray:
