@@ -7,7 +7,7 @@ import pyro
 import pytest
 import torch
 from linear_gaussian import NOISE, PRIOR, SITE, Problem
-from pyro.infer import MCMC, NUTS, Predictive, Trace_ELBO
+from pyro.infer import MCMC, NUTS, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
@@ -57,6 +57,26 @@ def test_elbo_estimator_has_the_closed_form_as_its_mean(problem: Problem, draws:
     exact = problem.elbo(mean, np.exp(log_scale))
     assert abs(-np.mean(losses) * problem.rows - exact) < 3.5 * error
     assert error < 0.02 * abs(exact)
+
+
+@pytest.mark.parametrize("draws", [1, 4])
+def test_divergences_left_out_of_pyros_elbo_change_nothing(problem: Problem, draws: int) -> None:
+    guide = _mean_field(problem, 4)
+    problem.model.share_rows = True
+    pyros = TraceMeanField_ELBO(
+        num_particles=draws, vectorize_particles=draws > 1, max_plate_nesting=1
+    )(problem.model, guide)
+    module = SVIModule(problem.model, guide, draws)
+    found = []
+    for loss in (
+        lambda: pyros(problem.batch, problem.labels, {}) / problem.rows,
+        lambda: module(problem.labels, **problem.batch)["loss"],
+    ):
+        torch.manual_seed(0)
+        value = loss()
+        gradients = torch.autograd.grad(value, list(guide.parameters()))
+        found.append(torch.cat([value.view(1), *[own.flatten() for own in gradients]]).detach())
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
 
 
 def test_at_the_exact_posterior_every_draw_gives_the_log_evidence(problem: Problem) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from bayes_lora.errors import UnsupportedError
@@ -68,6 +69,14 @@ class Guide(nn.Module, ABC):
     @abstractmethod
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site but those of levels, and return the values by site name."""
+
+    def distribution(self, site: str) -> TorchDistribution | None:
+        """Return a site's distribution, by itself and with the site's event shape.
+
+        Where it is known, its divergence from the prior is computed in closed form. None: it is a
+        point, or depends on other sites' draws.
+        """
+        return None
 
     @abstractmethod
     def mean(self) -> dict[str, Tensor]:

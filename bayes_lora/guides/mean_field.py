@@ -38,15 +38,14 @@ class MeanField(Guide):
 
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; reparameterised, so gradients reach loc and scale."""
-        return {
-            name: pyro.sample(name, self._normal(name).to_event(len(site.shape)))
-            for name, site in self.sites.items()
-        }
+        return {name: pyro.sample(name, self.distribution(name)) for name in self.sites}
+
+    def distribution(self, site: str) -> dist.TorchDistribution:
+        """Return a site's Normals."""
+        key = parameter_name(site)
+        normal = dist.Normal(self.loc[key], self.log_scale[key].exp())
+        return normal.to_event(len(self.sites[site].shape))
 
     def mean(self) -> dict[str, Tensor]:
         """Return every site's loc."""
         return {name: self.loc[parameter_name(name)].detach() for name in self.sites}
-
-    def _normal(self, name: str) -> dist.Normal:
-        key = parameter_name(name)
-        return dist.Normal(self.loc[key], self.log_scale[key].exp())

@@ -9,39 +9,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bayes_lora.errors import ConfigError, FitError
 from bayes_lora.guides import Guide, LevelPoints, sample
+from bayes_lora.inference.elbo import RowELBO
 from bayes_lora.inference.optimizer import make_optimizer
 from bayes_lora.inference.progress import ELBOProgress
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.training_state import trainer_arguments, training
-from bayes_lora.model import TERM_SITES, BayesianModel
+from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
 from bayes_lora.reconstruction import hidden_tokens
 from bayes_lora.scorers import LabelledRows, Row
 from calibration import nll
 
 DEV_DRAWS = 8  # in each evaluation on dev rows, with the same base noise every time
-
-
-class RowELBO(TraceMeanField_ELBO):
-    """Pyro's ELBO with analytic KL, which keeps the expected log-likelihood for the progress.
-
-    What is observed: labels, and the program's further terms, if it has some.
-    """
-
-    expected_log_likelihood = 0.0
-
-    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        nodes = model_trace.nodes
-        terms = [nodes[n]["log_prob_sum"].detach() for n in ("label", *TERM_SITES) if n in nodes]
-        self.expected_log_likelihood = sum(terms) / self.num_particles
-        return super()._differentiable_loss_particle(model_trace, guide_trace)
 
 
 class SVIModule(nn.Module):
@@ -62,8 +48,9 @@ class SVIModule(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = levels
+        self.closed = [name for name in guide.sites if guide.distribution(name) is not None]
         self.estimator = RowELBO(
-            num_particles=draws, vectorize_particles=draws > 1, max_plate_nesting=1
+            self.closed, num_particles=draws, vectorize_particles=draws > 1, max_plate_nesting=1
         )
         self.elbo = self.estimator(model, guide)
         object.__setattr__(self, "model", model)  # registered once, inside elbo
@@ -90,13 +77,22 @@ class SVIModule(nn.Module):
                 batches[name] = effect.batch(own, self.model.num_rows)
         # The program's likelihood has the power 1 / kl_weight; undone, the KL has the weight.
         scale = self.model.kl_weight / self.model.num_rows
-        loss = self.elbo(inputs, labels, batches) * scale
+        loss = (self.elbo(inputs, labels, batches) + self._divergence()) * scale
         likelihood = self.estimator.expected_log_likelihood * scale
         divergence = (loss.detach() + likelihood) / self.model.kl_weight
         self.terms = (float(likelihood), float(divergence))
         if not math.isfinite(sum(self.terms)):
             raise FitError("The loss is no longer finite: lower the learning rate.")
         return {"loss": loss}
+
+    def _divergence(self) -> Tensor | float:
+        """Return KL(guide, prior) of the sites that have it in closed form, in nats."""
+        total: Tensor | float = 0.0
+        for name in self.closed:
+            posterior = self.guide.distribution(name)
+            assert posterior is not None
+            total = total + kl_divergence(posterior, self.model.prior(name))
+        return total
 
 
 class SVITrainer(Trainer):

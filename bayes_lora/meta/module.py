@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayes_lora.errors import FitError
-from bayes_lora.inference.svi import RowELBO
+from bayes_lora.inference.elbo import RowELBO
 from bayes_lora.meta.amortization import Amortization
 from bayes_lora.meta.episodes import EpisodeRows
 from bayes_lora.meta.hierarchy import Hierarchy, task_rows
