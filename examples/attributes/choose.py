@@ -15,7 +15,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from contenders import FOLDERS, Given, Predict, load_minilm, m2a, mean_field, points, read_given
+from contenders import (
+    FOLDERS,
+    Given,
+    Predict,
+    load_minilm,
+    m2a,
+    mean_field,
+    of_population,
+    points,
+    read_given,
+)
 from sets import load
 
 from bayes_lora.adapters import LoRA
@@ -26,8 +36,7 @@ NAME = "fdu-mtl"
 
 def ask_mean_field(given: Given, rank: int, kl_weight: float) -> Predict:
     """Fit a population, without levels."""
-    posterior = mean_field(given, (), LoRA(rank), kl_weight)
-    return lambda rows: posterior.predict(rows, draws=10).probabilities
+    return of_population(mean_field(given, (), LoRA(rank), kl_weight))
 
 
 def ask_points(given: Given, rank: int) -> Predict:
