@@ -135,8 +135,8 @@ class Effect:
         adapter: What the update is made of.
         prior: Prior of every factor that ``priors`` does not name.
         priors: Factor name to a prior of its own.
-        by: The attribute whose levels (each user, each domain) differ in the adapter's factors
-            that start at zero; the others they share. None: everybody shares all.
+        by: The attribute whose levels (each user, each domain) differ in the adapter's level
+            factors; the others they share. None: everybody shares all.
     """
 
     name: str

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from bayes_lora.level_effect import LevelRows
 
-Values = Mapping[str, Tensor]
-Run = Callable[[Values, Mapping[str, LevelRows]], Tensor]
-Weigh = Callable[[Values, float], Values]
+Levels = Mapping[str, LevelRows]
+Run = Callable[[float, Levels], Tensor]
 
 
 class Fusion(StrEnum):
@@ -30,31 +29,22 @@ class Fusion(StrEnum):
     PREDICTIONS = "predictions"
 
 
-def fused(
-    fusion: Fusion,
-    run: Run,
-    weigh: Weigh,
-    values: Values,
-    levels: Mapping[str, LevelRows],
-) -> Tensor:
+def fused(fusion: Fusion, run: Run, levels: Levels) -> Tensor:
     """Give the logits of rows with these levels, ``[B, options]``.
 
     Args:
         fusion: How.
-        run: Gives logits under some values and levels.
-        weigh: Multiplies the population's updates.
-        values: Site name to draws.
+        run: Gives logits under some levels, with the population's updates multiplied by a weight.
         levels: The attributes that are views of these rows; none: the population alone predicts.
     """
     if not levels or fusion is Fusion.SUM:
-        return run(values, levels)
+        return run(1.0, levels)
     count = 2 * len(levels)  # views: each attribute has a coarse one and a fine one
     if fusion is Fusion.AVERAGE:
         shared = {n: LevelRows(own.values / count, own.rows) for n, own in levels.items()}
-        return run(weigh(values, len(levels) / count), shared)
-    coarse = run(values, {}).log_softmax(-1) + math.log(len(levels) / count)
-    nothing = weigh(values, 0.0)
-    fine = [run(nothing, {n: own}).log_softmax(-1) - math.log(count) for n, own in levels.items()]
+        return run(len(levels) / count, shared)
+    coarse = run(1.0, {}).log_softmax(-1) + math.log(len(levels) / count)
+    fine = [run(0.0, {n: own}).log_softmax(-1) - math.log(count) for n, own in levels.items()]
     views = torch.stack([coarse, *fine])
     missing = views == -torch.inf  # no such option, in all views: there is no derivative there
     return views.masked_fill(missing, 0.0).logsumexp(0).masked_fill(missing[0], -torch.inf)

@@ -97,8 +97,8 @@ class LevelEffect(nn.Module):
         units = []
         for group in groups:
             for name, factor in effect.adapter.factors(group.d_in, group.d_out).items():
-                if factor.starts_at_zero:
-                    shape = (len(group.layers), *factor.shape)
+                if name in effect.adapter.level_factors:
+                    shape = factor.stacked(len(group.layers))
                     self.shapes[effect.name, group.name, name] = shape
                     units.append(torch.full((math.prod(shape),), factor.unit))
         self.units: Tensor

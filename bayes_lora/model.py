@@ -1,7 +1,7 @@
 """The Pyro program: priors on factors, a backbone that takes them, labels (docs/maths.md)."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, FactorKey
 from bayes_lora.data.attributes import Levels
-from bayes_lora.effects import Effect, Prior, PriorModule
+from bayes_lora.effects import Effect, Pooled, Prior, PriorModule
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion, fused
 from bayes_lora.level_effect import LevelBatch, LevelEffect, LevelRows
@@ -119,15 +119,16 @@ class BayesianModel(nn.Module):
         self.sites: dict[str, Site] = {}
         self.priors = nn.ModuleDict()
         self._prior_of: dict[str, PriorModule] = {}
+        self._constants: dict[FactorKey, str] = {}
         generator = torch.Generator().manual_seed(seed)
         for effect in effects:
+            starts = self._starts(effect, generator, seed)
             if effect.by is not None:
                 count = (coordinates or {}).get(effect.name)
-                self._add_levels(effect, (levels or {})[effect.name], count, generator)
+                self._add_levels(effect, (levels or {})[effect.name], count, starts)
                 continue
             for key, factor in self._factors(effect):
-                start = _start(factor, generator)
-                self._add(".".join(key), factor, effect.prior_of(key[2]), key, start)
+                self._add(".".join(key), factor, effect.prior_of(key[2]), key, starts[key])
         for name, factor in scorer.factors(backbone.hidden_size).items():
             start = _start(factor, generator)
             self._add(f"{HEAD}.{name}", factor, head_prior, None, start)
@@ -222,22 +223,12 @@ class BayesianModel(nn.Module):
         """
         head = {n.split(".", 1)[1]: values[n] for n, s in self.sites.items() if s.key is None}
 
-        def run(values: Mapping[str, Tensor], levels: Mapping[str, LevelRows]) -> Tensor:
-            with self.under(values, levels):
+        def run(population: float, levels: Mapping[str, LevelRows]) -> Tensor:
+            with self.under(values, levels, population):
                 return self.scorer.logits(self.backbone, batch, head, shared)
 
-        logits = fused(self.fusion, run, self._weighted, values, levels or {})
+        logits = fused(self.fusion, run, levels or {})
         return logits * self.factor(levels) if levels else logits
-
-    def _weighted(self, values: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-        """Multiply the population's updates, by way of the factors that start at zero."""
-        weighted = dict(values)
-        for name, site in self.sites.items():
-            if site.key is None or site.key[0] in self.by_level:
-                continue
-            if site.key[2] in self.adapters[site.key[0]].zero_factors:
-                weighted[name] = values[name] * weight
-        return weighted
 
     def factor(self, effects: Iterable[str]) -> Tensor:
         """How much further apart logits are given levels of these effects than without."""
@@ -245,20 +236,41 @@ class BayesianModel(nn.Module):
 
     @contextmanager
     def under(
-        self, values: Mapping[str, Tensor], levels: Mapping[str, LevelRows] | None = None
+        self,
+        values: Mapping[str, Tensor],
+        levels: Mapping[str, LevelRows] | None = None,
+        population: float = 1.0,
     ) -> Iterator[None]:
-        """Put the adapters' weights in force for backbone passes inside the ``with`` block."""
+        """Put the adapters' weights in force for backbone passes inside the ``with`` block.
+
+        Args:
+            values: Site name to draws ``[R, *shape]``.
+            levels: Effect name to its levels' coordinates and the rows that have them.
+            population: What the updates that everybody shares are multiplied by.
+        """
         levels = levels or {}
-        factors = {
-            s.key: values[n]
-            for n, s in self.sites.items()
-            if s.key is not None and (s.key[0] in levels or s.key[0] not in self.by_level)
-        }
-        for name, own in levels.items():
-            factors |= self.by_level[name].factors(own.padded())
-        rows = {name: own.entries() for name, own in levels.items()}
-        with self.backbone.adapted(factors, self.adapters, rows):
+        own: dict[FactorKey, Tensor] = {}
+        for name, rows in levels.items():
+            own |= self.by_level[name].factors(rows.padded())
+        shared = [name for name in self.adapters if name not in self.by_level]
+        factors = self.factors(values, [*levels, *(shared if population else ())]) | own
+        entries = {name: rows.entries() for name, rows in levels.items()}
+        weights = dict.fromkeys(shared, population)
+        with self.backbone.adapted(factors, self.adapters, entries, weights):
             yield
+
+    def factors(
+        self, values: Mapping[str, Tensor], effects: Collection[str]
+    ) -> dict[FactorKey, Tensor]:
+        """Give what the backbone takes of some effects: factors' values and adapters' constants.
+
+        Args:
+            values: Site name to draws ``[R, *shape]``.
+            effects: Their names.
+        """
+        found = {s.key: values[n] for n, s in self.sites.items() if s.key and s.key[0] in effects}
+        fixed = {key: getattr(self, n) for key, n in self._constants.items() if key[0] in effects}
+        return found | {key: value.unsqueeze(0) for key, value in fixed.items()}
 
     def _sample_levels(self, name: str, batch: LevelBatch) -> LevelRows:
         """Draw the coordinates of the levels in a batch, each prior with its level's weight."""
@@ -270,21 +282,59 @@ class BayesianModel(nn.Module):
         """Name and describe the factors of an effect, stacked over layers."""
         for group in self.backbone.groups:
             for name, factor in effect.adapter.factors(group.d_in, group.d_out).items():
-                shape = (len(group.layers), *factor.shape)
-                yield (effect.name, group.name, name), replace(factor, shape=shape)
+                stacked = factor.stacked(len(group.layers))
+                yield (effect.name, group.name, name), replace(factor, shape=stacked)
+
+    def _starts(
+        self, effect: Effect, generator: torch.Generator, seed: int
+    ) -> dict[FactorKey, Tensor]:
+        """Make the values an effect's factors start at, and keep its adapter's constants."""
+        starts: dict[FactorKey, Tensor] = {}
+        for group in self.backbone.groups:
+            layers = self.backbone.layers(group)
+            own = effect.adapter.starts(layers, generator)
+            # From the seed alone: what layers of one shape share, those of another may share too.
+            fixed = effect.adapter.constants(layers, own, torch.Generator().manual_seed(seed))
+            for name, value in fixed.items():
+                key = (effect.name, group.name, name)
+                self._constants[key] = parameter_name("/".join(("constant", *key)))
+                self.register_buffer(self._constants[key], value)
+            starts |= {(effect.name, group.name, name): value for name, value in own.items()}
+        return starts
 
     def _add_levels(
-        self, effect: Effect, levels: Levels, count: int | None, generator: torch.Generator
+        self,
+        effect: Effect,
+        levels: Levels,
+        count: int | None,
+        starts: Mapping[FactorKey, Tensor],
     ) -> None:
         """Add an effect that differs by level; what its levels share is a site, or constant."""
-        shared = {k: f for k, f in self._factors(effect) if k[2] not in effect.adapter.zero_factors}
-        starts = {key: _start(factor, generator) for key, factor in shared.items()}
-        own = LevelEffect(effect, self.backbone.groups, levels, starts, count)
+        factors, level_factors = dict(self._factors(effect)), effect.adapter.level_factors
+        shared = {key: factor for key, factor in factors.items() if key[2] not in level_factors}
+        self._check_levels(effect, shared.values())
+        own = LevelEffect(
+            effect, self.backbone.groups, levels, {key: starts[key] for key in shared}, count
+        )
         self.level_effects[parameter_name(effect.name)] = own
         self.by_level[effect.name] = own
         if not own.pooled:
             for key, factor in shared.items():
                 self._add(".".join(key), factor, effect.prior_of(key[2]), key, starts[key])
+
+    def _check_levels(self, effect: Effect, shared: Iterable[Factor]) -> None:
+        """Check that an adapter can be that of an attribute's levels."""
+        if not effect.adapter.level_factors:
+            raise ConfigError(
+                f"{effect.adapter} has no factors in which the levels of {effect.by!r} could "
+                "differ: take another adapter for them, such as KronA."
+            )
+        # Under a Pooled prior nothing that levels share is learned: it stays where it starts.
+        if isinstance(effect.prior, Pooled) and any(factor.starts_at_zero for factor in shared):
+            raise ConfigError(
+                f"{effect.adapter} has factors that the levels of {effect.by!r} share and that "
+                "start at zero: fit it with points ('mle' or 'map'), or take another adapter."
+            )
 
     def _add(
         self,

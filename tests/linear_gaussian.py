@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from bayes_lora.adapters import Adapter, Factor
+from bayes_lora.adapters import Adapter, Factor, FrozenLayer
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import unlabelled
 from bayes_lora.effects import Effect, Normal
@@ -34,7 +34,7 @@ class FullUpdate(Adapter):
     def factors(self, d_in: int, d_out: int) -> dict[str, Factor]:
         return {"W": Factor((d_out, d_in), unit=1.0, starts_at_zero=True)}
 
-    def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
+    def update(self, x: Tensor, factors: Mapping[str, Tensor], layer: FrozenLayer) -> Tensor:
         return torch.bmm(x, factors["W"].transpose(1, 2))
 
 

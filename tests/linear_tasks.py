@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tiny_backbones import WordTokenizer
 from torch import Tensor, nn
 
-from bayes_lora.adapters import Adapter, Factor
+from bayes_lora.adapters import Adapter, Factor, FrozenLayer
 from bayes_lora.backbone import Backbone, FactorKey
 from bayes_lora.backbone.adapted_linear import Update
 from bayes_lora.backbone.targets import LayerGroup
@@ -121,7 +121,7 @@ class _Weights(Adapter):
     def factors(self, d_in: int, d_out: int) -> dict[str, Factor]:
         return {"W": Factor((d_out,), unit=1.0, starts_at_zero=True)}
 
-    def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
+    def update(self, x: Tensor, factors: Mapping[str, Tensor], layer: FrozenLayer) -> Tensor:
         return x * factors["W"].flatten(1).unsqueeze(1)
 
 
@@ -156,6 +156,7 @@ class _ManyLayers(Backbone):
         factors: Mapping[FactorKey, Tensor],
         adapters: Mapping[str, Adapter],
         levels: Mapping[str, Tensor],
+        weights: Mapping[str, float],
     ):
         return {
             "lin": [Update(adapters[key[0]], {key[2]: value}) for key, value in factors.items()]

@@ -10,7 +10,20 @@ import pytest
 import torch
 
 from bayes_lora import FitSettings, Posterior, Task, fit, load_backbone
-from bayes_lora.adapters import Adapter, KronA, LoRA
+from bayes_lora.adapters import (
+    MASA,
+    Adapter,
+    DoRA,
+    HydraLoRA,
+    KronA,
+    LoRA,
+    LoRAStart,
+    LoRAXS,
+    Mixing,
+    MTLLoRA,
+    MultiLoRA,
+    VeRA,
+)
 from bayes_lora.data import Example, Kind
 from bayes_lora.errors import RunFolderError
 from bayes_lora.guides import GUIDES, sample
@@ -23,8 +36,17 @@ from calibration import nll
 ADAPTERS: dict[str, Adapter] = {
     "lora": LoRA(rank=2),
     "lora-scaled": LoRA(rank=1, alpha=4.0),
+    "lora-pissa": LoRA(rank=2, start=LoRAStart.PISSA),
+    "dora": DoRA(rank=2),
+    "lora-xs": LoRAXS(rank=4),
+    "vera": VeRA(rank=16),
     "krona": KronA(),
     "krona-rank-one": KronA(rank=1),
+    "multi-lora": MultiLoRA(rank=1, number=2),
+    "mtl-lora": MTLLoRA(rank=2, experts=2),
+    "hydra-lora": HydraLoRA(rank=2, experts=2),
+    "masa": MASA(rank=2, number=2, group=2),
+    "masa-concatenation": MASA(rank=2, number=2, group=3, mixing=Mixing.CONCATENATION),
 }
 # Each backbone with the scorers that fit it.
 SETUPS = {
@@ -37,6 +59,11 @@ SETUPS = {
 }
 OF_SUPPORT = [f"head.log_{name}" for name in ("count", "concentration", "spread", "degrees")]
 PAIRS = [f"{name} {scorer}" for name, scorers in SETUPS.items() for scorer in scorers]
+# Every adapter on every backbone, and every scorer: neither knows of the other.
+ADAPTED = [
+    *(f"{name} {scorers[0]} {adapter}" for name, scorers in SETUPS.items() for adapter in ADAPTERS),
+    *(f"{name} {scorer} lora" for name, scorers in SETUPS.items() for scorer in scorers[1:]),
+]
 TINY_PAIRS = [pair for pair in PAIRS if pair.startswith("tiny-")]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SETTINGS = FitSettings(max_steps=3, batch_size=8, draws=4, seed=1)
@@ -125,9 +152,11 @@ def _path(name: str, request: pytest.FixtureRequest, tiny_folders: Path) -> str:
     return str(data / "causal_lm" / name)
 
 
-@pytest.fixture(params=[*ADAPTERS])
-def adapter(request: pytest.FixtureRequest) -> Adapter:
-    return ADAPTERS[request.param]
+@pytest.fixture(params=ADAPTED)
+def adapted(request: pytest.FixtureRequest, tiny_folders: Path) -> tuple[Setup, Adapter]:
+    """Each adapter on each backbone, and each scorer with LoRA."""
+    name, scorer, adapter = request.param.split()
+    return Setup(_path(name, request, tiny_folders), scorer), ADAPTERS[adapter]
 
 
 @pytest.fixture(params=[*GUIDES])
@@ -148,8 +177,9 @@ def _fit(setup: Setup, guide: str, adapter: Adapter | None = None, **changes: ob
 
 
 def test_fit_predict_save_and_load(
-    setup: Setup, guide: str, adapter: Adapter, tmp_path: Path
+    adapted: tuple[Setup, Adapter], guide: str, tmp_path: Path
 ) -> None:
+    setup, adapter = adapted
     posterior = _fit(setup, guide, adapter)
     before = posterior.predict(setup.examples, draws=3, keep_draws=True)
     np.testing.assert_allclose(before.probabilities.sum(1), 1, atol=1e-9)
@@ -178,7 +208,8 @@ def test_the_same_seed_gives_the_same_fit(tiny_setup: Setup, guide: str) -> None
     assert not all(torch.equal(first[site], other[site]) for site in first)
 
 
-def test_every_site_learns(setup: Setup, guide: str, adapter: Adapter) -> None:
+def test_every_site_learns(adapted: tuple[Setup, Adapter], guide: str) -> None:
+    setup, adapter = adapted
     posterior = _fit(setup, guide, adapter, max_steps=6, learning_rate=0.02)
     for name, site in posterior.model.sites.items():
         if setup.scorer == "likelihood-letter" and "decoder.block.layer.SelfAttention.q" in name:
@@ -216,9 +247,12 @@ def test_pages_share_options_and_change_nothing(
     np.testing.assert_allclose(paged, expected, atol=1e-5)
 
 
-def test_folded_draws_equal_one_draw_at_a_time(tiny_setup: Setup) -> None:
-    posterior = _fit(tiny_setup, "mean-field")
-    draws, rows = posterior.draw(4, seed=2), tiny_setup.rows(posterior)
+def test_folded_draws_equal_one_draw_at_a_time(adapted: tuple[Setup, Adapter]) -> None:
+    setup, adapter = adapted
+    if not Path(setup.name).name.startswith("tiny-"):
+        pytest.skip("does not depend on the pretrained weights")
+    posterior = _fit(setup, "mean-field", adapter)
+    draws, rows = posterior.draw(4, seed=2), setup.rows(posterior)
     together = predict(posterior.model, draws, rows, keep_draws=True).per_draw
     for i in range(4):
         one = {site: value[i : i + 1] for site, value in draws.items()}

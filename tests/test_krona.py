@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from frozen_linear import NO_LAYER
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -58,7 +59,7 @@ def test_values_and_gradients_are_those_of_the_kronecker_product(
 ) -> None:
     factors = _factors(adapter, *sizes, shared=shared)
     x = torch.randn(ROWS, VECTORS, sizes[0], dtype=torch.float64, requires_grad=True)
-    outputs = adapter.update(x, factors, True), _plain(x, factors, adapter.scale)
+    outputs = adapter.update(x, factors, NO_LAYER), _plain(x, factors, adapter.scale)
     assert outputs[0].shape == (ROWS, VECTORS, sizes[1])
     torch.testing.assert_close(*outputs, atol=1e-12, rtol=0)
     weights = torch.randn_like(outputs[0])
@@ -70,8 +71,8 @@ def test_values_and_gradients_are_those_of_the_kronecker_product(
 def test_inputs_need_not_be_contiguous(adapter: KronA) -> None:
     factors = _factors(adapter, 12, 48)
     x = torch.randn(VECTORS, ROWS, 24, dtype=torch.float64)[..., ::2].transpose(0, 1)
-    expected = adapter.update(x.contiguous(), factors, False)
-    torch.testing.assert_close(adapter.update(x, factors, False), expected, atol=1e-12, rtol=0)
+    expected = adapter.update(x.contiguous(), factors, NO_LAYER)
+    torch.testing.assert_close(adapter.update(x, factors, NO_LAYER), expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_what_starts_random_leaves_something_at_zero_in_every_product(adapter: K
         for name, value in _factors(adapter, 24, 36).items()
     }
     x = torch.randn(ROWS, VECTORS, 24, dtype=torch.float64)
-    assert not adapter.update(x, values, True).any()
+    assert not adapter.update(x, values, NO_LAYER).any()
 
 
 @pytest.mark.parametrize(("d_in", "d_out"), [(384, 384), (384, 1536), (1536, 384)])
@@ -111,14 +112,14 @@ def test_factors_of_natural_size_make_an_update_as_large_as_its_input(
 ) -> None:
     factors = _factors(adapter, d_in, d_out, rows=200)
     x = torch.randn(200, VECTORS, d_in, dtype=torch.float64)
-    size = adapter.update(x, factors, False).pow(2).mean().sqrt() / adapter.scale
+    size = adapter.update(x, factors, NO_LAYER).pow(2).mean().sqrt() / adapter.scale
     assert 0.9 < size < 1.1
 
 
 def test_gradients_reach_every_factor_once_the_update_is_off_zero(adapter: KronA) -> None:
     factors = _factors(adapter, 24, 36)
     x = torch.randn(ROWS, VECTORS, 24, dtype=torch.float64)
-    loss = adapter.update(x, factors, True).pow(2).sum()
+    loss = adapter.update(x, factors, NO_LAYER).pow(2).sum()
     for gradient in torch.autograd.grad(loss, list(factors.values())):
         assert (gradient != 0).all()
 
@@ -146,7 +147,7 @@ def test_nothing_grows_like_the_weight_matrix(adapter: KronA, d_in: int, d_out: 
         _plain(x, factors, adapter.scale)
     assert plain.elements >= d_in * d_out, "the plain product is not seen: the test tests nothing"
     with _Largest() as ours:
-        torch.autograd.grad(adapter.update(x, factors, True).sum(), [x, *factors.values()])
+        torch.autograd.grad(adapter.update(x, factors, NO_LAYER).sum(), [x, *factors.values()])
     factor = max(math.prod(factor.shape) for factor in adapter.factors(d_in, d_out).values())
     assert ours.elements <= 2 * max(3 * d_in, 3 * d_out, factor)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_lora.adapters.base import Adapter, Factor
+from bayes_lora.adapters.base import Adapter, Factor, FrozenLayer
 from bayes_lora.errors import ConfigError, check_positive
 
 
@@ -61,7 +61,7 @@ class KronA(Adapter):
         U, V = (torch.cat([own[n] for own in parts], d) for n, d in (("U", 1), ("V", 2)))
         return {"C": C, "U": U, "V": V}
 
-    def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
+    def update(self, x: Tensor, factors: Mapping[str, Tensor], layer: FrozenLayer) -> Tensor:
         """Write x as an ``[a_in, b_in]`` matrix X: the update is ``C X D^T``, read by rows."""
         rows, vectors, d_in = x.shape
         C, right = factors["C"], factors["D" if self.rank is None else "U"] * self.scale

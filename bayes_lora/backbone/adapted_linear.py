@@ -1,13 +1,17 @@
 """Frozen linear layers whose rows may each use other adapter weights (docs/maths.md, "Rows")."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
-from bayes_lora.adapters import Adapter
+from bayes_lora.adapters import Adapter, FrozenLayer
 from bayes_lora.errors import ConfigError
 
 
@@ -18,7 +22,7 @@ class Joins(Protocol):
     def joined(self, parts: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Make factors whose update is the sum of those of several effects."""
 
-    def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
+    def update(self, x: Tensor, factors: Mapping[str, Tensor], layer: FrozenLayer) -> Tensor:
         """Compute it, as every adapter does."""
 
 
@@ -32,12 +36,14 @@ class Update:
         levels: For an effect with levels: which entry of the factors in ``of_level`` each row of
             the batch uses, int64 ``[B]``.
         of_level: The factors whose entries are levels, and not draws.
+        weight: What the update is multiplied by.
     """
 
     adapter: Adapter
     factors: Mapping[str, Tensor]
     levels: Tensor | None = None
     of_level: frozenset[str] = frozenset()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,47 @@ class AdaptedLinear(nn.Module):
         output = self.base(x)
         sequences, updates = self._active.sequences, self._active.by_layer.get(self.name, ())
         seen = [own for own in updates if own.levels is None or sequences.of_rows]
-        for adapter, factors in _joined(seen, sequences, x.shape[0]):
-            change = self._update(x, adapter, factors)
-            output = output + change.view_as(output).to(output.dtype)
-        return output
+        changed = output
+        for adapter, factors, weight in _joined(seen, sequences, x.shape[0]):
+            change = self._update(x, output, adapter, factors)
+            change = change if weight == 1 else change * weight
+            changed = changed + change.view_as(output).to(output.dtype)
+        return changed
 
-    def _update(self, x: Tensor, adapter: Adapter | Joins, factors: Mapping[str, Tensor]) -> Tensor:
+    def linear(self, x: Tensor) -> Tensor:
+        """Map ``[..., d_in]`` to ``[..., d_out]`` without the bias, in x's dtype."""
+        own = x.to(self._like.dtype)
+        if type(self.base) is nn.Linear:
+            return F.linear(own, self.base.weight).to(x.dtype)
+        if isinstance(self.base, Conv1D):
+            return (own @ self.base.weight).to(x.dtype)
+        return self.without_bias(self.base(own)).to(x.dtype)  # quantised: it can multiply
+
+    def without_bias(self, output: Tensor) -> Tensor:
+        """Take the layer's bias, if it has one, from its output."""
+        bias = getattr(self.base, "bias", None)
+        return output if bias is None else output - bias
+
+    def weight(self) -> Tensor:
+        """Return the frozen weight, ``[d_out, d_in]``, float32, however it is stored."""
+        size = linear_size(self.base)
+        assert size is not None
+        with torch.no_grad():
+            return self.linear(torch.eye(size[0], device=self._like.device)).T
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the layer's dtype and device."""
+        tensors = itertools.chain(self.base.parameters(), self.base.buffers())
+        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+
+    def _update(
+        self,
+        x: Tensor,
+        output: Tensor,
+        adapter: Adapter | Joins,
+        factors: Mapping[str, Tensor],
+    ) -> Tensor:
         number = max(len(value) for value in factors.values())
         if x.shape[0] % number:
             raise ConfigError(
@@ -125,26 +166,51 @@ class AdaptedLinear(nn.Module):
         # Factors stay fp32 on a bf16 backbone: bf16 would round small posterior noise away.
         groups = x.reshape(number, -1, x.shape[-1]).to(next(iter(factors.values())).dtype)
         everywhere = {n: v.expand(number, *v.shape[1:]) for n, v in factors.items()}
-        return adapter.update(groups, everywhere, self.training)
+        return adapter.update(groups, everywhere, _Pass(self, groups, output))
+
+
+class _Pass:
+    """An adapter's view of its frozen layer while one update is computed.
+
+    Args:
+        layer: The layer.
+        x: The update's inputs, ``[R, N, d_in]``.
+        output: What the frozen layer made of them, bias included, in any shape.
+    """
+
+    def __init__(self, layer: AdaptedLinear, x: Tensor, output: Tensor) -> None:
+        self._layer, self._x, self._output = layer, x, output
+        self.linear = layer.linear
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is being fitted."""
+        return self._layer.training
+
+    @property
+    def output(self) -> Tensor:
+        """What the layer made of the inputs, without its bias, in the factors' dtype."""
+        output = self._layer.without_bias(self._output).to(self._x.dtype)
+        return output.reshape(*self._x.shape[:2], -1)
 
 
 def _joined(
     updates: Sequence[Update], sequences: Sequences, number: int
-) -> Iterator[tuple[Adapter | Joins, Mapping[str, Tensor]]]:
+) -> Iterator[tuple[Adapter | Joins, Mapping[str, Tensor], float]]:
     """Yield updates aligned with a pass's sequences, those of attributes as one if they can be.
 
     A pass over all vectors of a batch costs more than what is computed there: one update for user
     and item makes a training step a tenth faster (examples/benchmarks/attributes.py).
     """
-    own: dict[Joins, list[Mapping[str, Tensor]]] = {}
+    own: dict[tuple[Joins, float], list[Mapping[str, Tensor]]] = {}
     for update in updates:
         factors = _aligned(update, sequences, number)
         if update.levels is None or not isinstance(update.adapter, Joins):
-            yield update.adapter, factors
+            yield update.adapter, factors, update.weight
         else:
-            own.setdefault(update.adapter, []).append(factors)
-    for adapter, parts in own.items():
-        yield adapter, parts[0] if len(parts) == 1 else adapter.joined(parts)
+            own.setdefault((update.adapter, update.weight), []).append(factors)
+    for (adapter, weight), parts in own.items():
+        yield adapter, parts[0] if len(parts) == 1 else adapter.joined(parts), weight
 
 
 def _aligned(update: Update, sequences: Sequences, number: int) -> Mapping[str, Tensor]:
@@ -153,15 +219,15 @@ def _aligned(update: Update, sequences: Sequences, number: int) -> Mapping[str, 
     What all sequences share stays one entry.
     """
     factors, entries = update.factors, sequences.entries
-    if update.levels is None:
-        return factors if entries is None else {n: v[entries] for n, v in factors.items()}
-    levels = update.levels if sequences.rows is None else update.levels[sequences.rows]
-    levels = levels.repeat_interleave(number // len(levels))
+    levels = update.levels
+    if levels is not None:
+        levels = levels if sequences.rows is None else levels[sequences.rows]
+        levels = levels.repeat_interleave(number // len(levels))
 
     def of_sequences(name: str, value: Tensor) -> Tensor:
-        if name in update.of_level:
+        if levels is not None and name in update.of_level:
             return value[levels]
-        if len(value) == 1:
+        if len(value) == 1 or (levels is None and entries is None):
             return value
         if entries is not None:
             return value[entries]

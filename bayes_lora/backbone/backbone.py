@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from bayes_lora.adapters import Adapter
+from bayes_lora.adapters import Adapter, Layers
 from bayes_lora.backbone.adapted_linear import (
     ActiveUpdates,
     AdaptedLinear,
@@ -217,17 +217,20 @@ class Backbone(nn.Module):
         factors: Factors,
         adapters: Mapping[str, Adapter],
         levels: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> Iterator[None]:
         """Put adapter weights in force for the passes inside the ``with`` block.
 
         Args:
             factors: Values ``[R, layers, *shape]``; R divides the number of rows B of every pass,
-                and rows ``i * B / R`` to ``(i + 1) * B / R`` use entry i.
+                and rows ``i * B / R`` to ``(i + 1) * B / R`` use entry i. Where there are fewer
+                entries than layers, adjacent layers share one.
             adapters: Effect name to its adapter.
             levels: Of effects that differ by level: which entry each row uses, int64 ``[B]``, of
                 the factors that start at zero; what their other factors hold, levels share.
+            weights: Effect name to what its update is multiplied by; 1 where none is given.
         """
-        with self._active.use(self._by_layer(factors, adapters, levels or {})):
+        with self._active.use(self._by_layer(factors, adapters, levels or {}, weights or {})):
             yield
 
     @contextmanager
@@ -312,11 +315,23 @@ class Backbone(nn.Module):
                 f"tokens, so rows cannot have weights of their own there. Choose other targets."
             )
 
+    def layers(self, group: LayerGroup) -> Layers:
+        """Show a group's frozen layers to an adapter."""
+
+        def weights() -> Iterator[Tensor]:
+            for name in group.layers:
+                layer = self.model.get_submodule(name)
+                assert isinstance(layer, AdaptedLinear)
+                yield layer.weight()
+
+        return Layers(group.d_in, group.d_out, len(group.layers), weights)
+
     def _by_layer(
         self,
         factors: Factors,
         adapters: Mapping[str, Adapter],
         levels: Mapping[str, Tensor],
+        weights: Mapping[str, float],
     ) -> dict[str, list[Update]]:
         # One unbind a site: its backward is one stack, where a slice a layer would zero-fill
         # the whole site for each layer.
@@ -324,10 +339,13 @@ class Backbone(nn.Module):
         updates: dict[str, list[Update]] = {}
         for effect, group in dict.fromkeys((effect, group) for effect, group, _ in factors):
             names = [factor for e, g, factor in factors if (e, g) == (effect, group)]
-            own = adapters[effect].zero_factors if effect in levels else frozenset()
+            own = adapters[effect].level_factors if effect in levels else frozenset()
             layers = next(g.layers for g in self.groups if g.name == group)
             for i, layer in enumerate(layers):
-                values = {name: stacks[effect, group, name][i] for name in names}
-                update = Update(adapters[effect], values, levels.get(effect), own)
+                stacked = {name: stacks[effect, group, name] for name in names}
+                values = {n: stack[i * len(stack) // len(layers)] for n, stack in stacked.items()}
+                update = Update(
+                    adapters[effect], values, levels.get(effect), own, weights.get(effect, 1.0)
+                )
                 updates.setdefault(layer, []).append(update)
         return updates

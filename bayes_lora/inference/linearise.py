@@ -107,7 +107,7 @@ def _pass(
     """Run some rows, each with weights of its own at zero, and derive their logits by these."""
     batch = model.scorer.collate(model.backbone, rows)
     moved = {name: _leaf(effect, len(rows), directions) for name, effect in model.by_level.items()}
-    factors = {s.key: values[n] for n, s in model.sites.items() if s.key is not None}
+    factors = model.factors(values, model.adapters)
     for name, effect in model.by_level.items():
         factors |= (effect.factors if directions else effect.of_weights)(moved[name])
     own = torch.arange(len(rows), device=model.backbone.device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayes_lora.adapters import Factor, LoRA
+from bayes_lora.adapters import Factor, FrozenLayer, LoRA
 from bayes_lora.meta.amortization import TaskPosteriors
 from bayes_lora.meta.descent import descend
 from bayes_lora.meta.episodes import EpisodeRows
@@ -49,25 +49,25 @@ class LoRAOutputs(LoRA):
         mean = super().factors(d_in, d_out)
         return {**mean, "C": mean["A"], "D": mean["B"]}
 
-    def update(self, x: Tensor, factors: Mapping[str, Tensor], training: bool) -> Tensor:
+    def update(self, x: Tensor, factors: Mapping[str, Tensor], layer: FrozenLayer) -> Tensor:
         """Give the mean, or in training a draw around it."""
-        mean, log_variance = self._outputs(x, factors, "")
-        if not training:
+        mean, log_variance = self._outputs(x, factors, layer, "")
+        if not layer.training:
             return mean
         drawn = mean + (log_variance / 2).exp() * torch.randn_like(mean)
         if f"{PRIOR}A" in factors:
-            prior = self._outputs(x, factors, PRIOR)
+            prior = self._outputs(x, factors, layer, PRIOR)
             difference = _log_density(drawn, mean, log_variance) - _log_density(drawn, *prior)
             self.divergences.append(difference.sum())
         return drawn
 
     def _outputs(
-        self, x: Tensor, factors: Mapping[str, Tensor], prefix: str
+        self, x: Tensor, factors: Mapping[str, Tensor], layer: FrozenLayer, prefix: str
     ) -> tuple[Tensor, Tensor]:
         pairs = (("A", "B"), ("C", "D"))
         mean, log_variance = (
             super(LoRAOutputs, self).update(
-                x, {"A": factors[prefix + a], "B": factors[prefix + b]}, training=False
+                x, {"A": factors[prefix + a], "B": factors[prefix + b]}, layer
             )
             for a, b in pairs
         )
