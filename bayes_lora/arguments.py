@@ -22,6 +22,7 @@ SPEC_HELP = (
     "file.csv | file.jsonl | crossfit:DIR/TASK[@SEED][#SPLIT] | crossfit:DIR (all its tasks) | "
     "unifiedqa:DIR[#SPLIT] | hub:NAME[/CONFIG][#SPLIT]"
 )
+OWN_ADAPTERS = sorted(name for name in ADAPTERS if name != "peft")
 RANK_HELP = f"rank of the adapter (LoRA: {LoRA().rank})"
 
 
@@ -56,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, help_text, add in (
         ("adapt", "adapt a meta run to new tasks, from a few examples of each", _add_adapt),
         ("demo", "fit and compare models on tasks the project generates", _add_demo),
+        ("export", "write a run as a PEFT checkpoint or a merged model", _add_export),
         ("fit", "fit a posterior over adapter weights to labelled text", _add_fit),
         ("levels", "say which levels of a run's attributes differ, and how", _add_levels),
         ("meta-fit", "learn from many tasks what they share", _add_meta_fit),
@@ -72,6 +74,16 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the data and the fits")
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a posterior's folder")
+    parser.add_argument("--model", help="the backbone, if it is not where it was")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--peft", metavar="DIR", help="new folder for a PEFT checkpoint")
+    kind.add_argument("--merged", metavar="DIR", help="new folder for a model with merged weights")
+    parser.add_argument("--draw", type=int, help="number of a draw (default: the posterior mean)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+
+
 def _add_fit(parser: argparse.ArgumentParser) -> None:
     defaults = FitSettings()
     _add_data(parser)
@@ -86,7 +98,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         help="default: class-head where all tasks share one label set, else similarity for an "
         "encoder, likelihood for a language model",
     )
-    parser.add_argument("--adapter", choices=sorted(ADAPTERS), help="default lora")
+    parser.add_argument("--adapter", choices=OWN_ADAPTERS, help="default lora")
     parser.add_argument("--rank", type=int, help=RANK_HELP)
     parser.add_argument("--targets", help="layers to adapt: names with commas, or a regex")
     parser.add_argument("--guide", choices=sorted(GUIDES), help="default mean-field")
@@ -116,7 +128,7 @@ def _add_attributes(parser: argparse.ArgumentParser) -> None:
         help="columns of the data whose levels (each user, each shop) get weights of their own",
     )
     group.add_argument(
-        "--attribute-adapter", choices=sorted(ADAPTERS), help="of the levels (default krona)"
+        "--attribute-adapter", choices=OWN_ADAPTERS, help="of the levels (default krona)"
     )
     group.add_argument(
         "--fusion",
@@ -158,7 +170,7 @@ def _add_meta_fit(parser: argparse.ArgumentParser) -> None:
         help="default: discriminant for an encoder, or similarity where meta-dev tasks have it "
         "surely better; likelihood for a language model",
     )
-    parser.add_argument("--adapter", default="lora", choices=sorted(ADAPTERS))
+    parser.add_argument("--adapter", default="lora", choices=OWN_ADAPTERS)
     parser.add_argument("--rank", type=int, help=RANK_HELP)
     parser.add_argument("--targets", help="layers to adapt: names with commas, or a regex")
     parser.add_argument("--max-length", type=_positive, default=256, help="tokens (default 256)")

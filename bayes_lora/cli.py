@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from bayes_lora.arguments import make_parser
+from bayes_lora.cli_export import run_export
 from bayes_lora.cli_input import (
     cut,
     fit_choices,
@@ -172,6 +173,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 COMMANDS = {
     "adapt": run_adapt,
     "demo": _demo,
+    "export": run_export,
     "fit": _fit,
     "levels": run_levels,
     "meta-fit": run_meta_fit,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyro
 import torch
@@ -122,13 +122,13 @@ class BayesianModel(nn.Module):
         self._constants: dict[FactorKey, str] = {}
         generator = torch.Generator().manual_seed(seed)
         for effect in effects:
-            starts = self._starts(effect, generator, seed)
+            described = self._describe(effect, generator, seed)
             if effect.by is not None:
                 count = (coordinates or {}).get(effect.name)
-                self._add_levels(effect, (levels or {})[effect.name], count, starts)
+                self._add_levels(effect, (levels or {})[effect.name], count, described)
                 continue
-            for key, factor in self._factors(effect):
-                self._add(".".join(key), factor, effect.prior_of(key[2]), key, starts[key])
+            for key, (factor, start) in described.items():
+                self._add(".".join(key), factor, effect.prior_of(key[2]), key, start)
         for name, factor in scorer.factors(backbone.hidden_size).items():
             start = _start(factor, generator)
             self._add(f"{HEAD}.{name}", factor, head_prior, None, start)
@@ -278,49 +278,39 @@ class BayesianModel(nn.Module):
         with batch.plate(name):
             return LevelRows(pyro.sample(level_site(name), prior), batch.rows)
 
-    def _factors(self, effect: Effect) -> Iterator[tuple[FactorKey, Factor]]:
-        """Name and describe the factors of an effect, stacked over layers."""
-        for group in self.backbone.groups:
-            for name, factor in effect.adapter.factors(group.d_in, group.d_out).items():
-                stacked = factor.stacked(len(group.layers))
-                yield (effect.name, group.name, name), replace(factor, shape=stacked)
-
-    def _starts(
+    def _describe(
         self, effect: Effect, generator: torch.Generator, seed: int
-    ) -> dict[FactorKey, Tensor]:
-        """Make the values an effect's factors start at, and keep its adapter's constants."""
-        starts: dict[FactorKey, Tensor] = {}
+    ) -> dict[FactorKey, tuple[Factor, Tensor]]:
+        """Describe an effect's factors, and where they start; keep its adapter's constants."""
+        described: dict[FactorKey, tuple[Factor, Tensor]] = {}
         for group in self.backbone.groups:
-            layers = self.backbone.layers(group)
-            own = effect.adapter.starts(layers, generator)
-            # From the seed alone: what layers of one shape share, those of another may share too.
-            fixed = effect.adapter.constants(layers, own, torch.Generator().manual_seed(seed))
-            for name, value in fixed.items():
+            parts = self.backbone.parts(effect.adapter, group, generator, seed)
+            for name, value in parts.constants.items():
                 key = (effect.name, group.name, name)
                 self._constants[key] = parameter_name("/".join(("constant", *key)))
                 self.register_buffer(self._constants[key], value)
-            starts |= {(effect.name, group.name, name): value for name, value in own.items()}
-        return starts
+            for name, factor in parts.factors.items():
+                described[effect.name, group.name, name] = factor, parts.starts[name]
+        return described
 
     def _add_levels(
         self,
         effect: Effect,
         levels: Levels,
         count: int | None,
-        starts: Mapping[FactorKey, Tensor],
+        described: Mapping[FactorKey, tuple[Factor, Tensor]],
     ) -> None:
         """Add an effect that differs by level; what its levels share is a site, or constant."""
-        factors, level_factors = dict(self._factors(effect)), effect.adapter.level_factors
-        shared = {key: factor for key, factor in factors.items() if key[2] not in level_factors}
-        self._check_levels(effect, shared.values())
-        own = LevelEffect(
-            effect, self.backbone.groups, levels, {key: starts[key] for key in shared}, count
-        )
+        own_names = effect.adapter.level_factors
+        shared = {key: own for key, own in described.items() if key[2] not in own_names}
+        self._check_levels(effect, [factor for factor, _ in shared.values()])
+        starts = {key: start for key, (_, start) in shared.items()}
+        own = LevelEffect(effect, self.backbone.groups, levels, starts, count)
         self.level_effects[parameter_name(effect.name)] = own
         self.by_level[effect.name] = own
         if not own.pooled:
-            for key, factor in shared.items():
-                self._add(".".join(key), factor, effect.prior_of(key[2]), key, starts[key])
+            for key, (factor, start) in shared.items():
+                self._add(".".join(key), factor, effect.prior_of(key[2]), key, start)
 
     def _check_levels(self, effect: Effect, shared: Iterable[Factor]) -> None:
         """Check that an adapter can be that of an attribute's levels."""
@@ -344,7 +334,7 @@ class BayesianModel(nn.Module):
         key: FactorKey | None,
         start: Tensor,
     ) -> None:
-        self.sites[name] = Site(name, factor.shape, factor.unit, start, key)
+        self.sites[name] = Site(name, tuple(start.shape), factor.unit, start, key)
         module = prior.build(start, factor.unit)
         self.priors[parameter_name(name)] = module
         self._prior_of[name] = module

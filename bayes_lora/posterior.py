@@ -246,6 +246,7 @@ class Posterior:
                 state |= {f"coarse.{k}": v for k, v in self.coarse.state_dict().items()}
             state = {k: v.contiguous().cpu() for k, v in state.items()}
             safetensors.torch.save_file(state, unfinished / WEIGHTS_FILE)
+            self.model.backbone.save(unfinished)
             (unfinished / CONFIG_FILE).write_text(
                 json.dumps(describe(self.config, self.model.backbone), indent=2) + "\n"
             )

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from bayes_lora.backbone import Backbone, load_backbone
+from bayes_lora.backbone import Backbone, BayesianAdapter, load_backbone
 from bayes_lora.data import Levels
 from bayes_lora.effects import Effect, Prior
 from bayes_lora.errors import RunFolderError
@@ -92,6 +92,7 @@ class RecordedBackbone:
     targets: str | list[str] | None
     max_length: int
     dtype: str
+    peft: str | None = None  # a PEFT model's base class in transformers
 
     @staticmethod
     def of(backbone: Backbone) -> "RecordedBackbone":
@@ -102,6 +103,7 @@ class RecordedBackbone:
             backbone.targets,
             backbone.max_length,
             str(backbone.dtype).removeprefix("torch."),
+            backbone.base_class if isinstance(backbone, BayesianAdapter) else None,
         )
 
     def load(
@@ -123,13 +125,12 @@ class RecordedBackbone:
         Raises:
             RunFolderError: The backbone's weights are other ones.
         """
-        name = name or self.name
-        loaded = load_backbone(
-            name,
-            targets=self.targets,
-            dtype=dtype or getattr(torch, self.dtype),
-            max_length=self.max_length,
-        )
+        name, dtype = name or self.name, dtype or getattr(torch, self.dtype)
+        length = self.max_length
+        if self.peft is None:
+            loaded = load_backbone(name, targets=self.targets, dtype=dtype, max_length=length)
+        else:
+            loaded = BayesianAdapter.load(folder, name, self.peft, dtype=dtype, max_length=length)
         if loaded.fingerprint != self.fingerprint:
             raise RunFolderError(
                 f"{folder} was fitted on {self.name!r} with fingerprint "

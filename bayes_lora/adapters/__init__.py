@@ -9,6 +9,7 @@ from bayes_lora.adapters.lora_xs import LoRAXS
 from bayes_lora.adapters.masa import MASA, Mixing
 from bayes_lora.adapters.mtl_lora import MTLLoRA
 from bayes_lora.adapters.multi_lora import MultiLoRA
+from bayes_lora.adapters.peft_tensors import PeftTensors
 from bayes_lora.adapters.vera import VeRA
 
 ADAPTERS: dict[str, type[Adapter]] = {
@@ -20,6 +21,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "masa": MASA,
     "mtl-lora": MTLLoRA,
     "multi-lora": MultiLoRA,
+    "peft": PeftTensors,
     "vera": VeRA,
 }
 
@@ -39,5 +41,6 @@ __all__ = [
     "MTLLoRA",
     "Mixing",
     "MultiLoRA",
+    "PeftTensors",
     "VeRA",
 ]

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from bayes_lora.adapters import Adapter, FrozenLayer
-from bayes_lora.errors import ConfigError
+from bayes_lora.errors import ConfigError, UnsupportedError
+
+PROBES = 2  # random inputs on which an update must be the matrix that it is taken for
 
 
 @runtime_checkable
@@ -114,14 +116,18 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, T, d_in]`` (or ``[B, d_in]``) to ``[B, T, d_out]``, row by row."""
         output = self.base(x)
-        sequences, updates = self._active.sequences, self._active.by_layer.get(self.name, ())
-        seen = [own for own in updates if own.levels is None or sequences.of_rows]
         changed = output
-        for adapter, factors, weight in _joined(seen, sequences, x.shape[0]):
-            change = self._update(x, output, adapter, factors)
-            change = change if weight == 1 else change * weight
+        for change in self._changes(x, output):
             changed = changed + change.view_as(output).to(output.dtype)
         return changed
+
+    def _changes(self, x: Tensor, output: Tensor) -> Iterator[Tensor]:
+        """Yield what the updates in force add to the layer's output, each in its own dtype."""
+        sequences, updates = self._active.sequences, self._active.by_layer.get(self.name, ())
+        seen = [own for own in updates if own.levels is None or sequences.of_rows]
+        for adapter, factors, weight in _joined(seen, sequences, x.shape[0]):
+            change = self._update(x, output, adapter, factors)
+            yield change if weight == 1 else change * weight
 
     def linear(self, x: Tensor) -> Tensor:
         """Map ``[..., d_in]`` to ``[..., d_out]`` without the bias, in x's dtype."""
@@ -143,6 +149,28 @@ class AdaptedLinear(nn.Module):
         assert size is not None
         with torch.no_grad():
             return self.linear(torch.eye(size[0], device=self._like.device)).T
+
+    def matrix_of_updates(self) -> Tensor:
+        """Return the matrix ``[d_out, d_in]`` that the updates in force add to the weight.
+
+        Raises:
+            UnsupportedError: They are no linear function of the input, as with a gate.
+        """
+        size = linear_size(self.base)
+        assert size is not None
+        probes = torch.randn(PROBES, size[0], generator=torch.Generator().manual_seed(0))
+        inputs = torch.cat([torch.eye(size[0]), probes]).to(self._like.device).unsqueeze(0)
+        output = self.base(inputs.to(self._like.dtype))
+        change = sum(own.view_as(output) for own in self._changes(inputs, output))
+        assert isinstance(change, Tensor)
+        matrix = change[0, : size[0]].T
+        expected = inputs[0, size[0] :].to(matrix) @ matrix.T
+        if not torch.allclose(change[0, size[0] :], expected, atol=1e-3, rtol=1e-3):
+            raise UnsupportedError(
+                f"The update of layer {self.name!r} depends on its input in a way that no matrix "
+                "has, as where a gate weighs experts: it cannot be merged."
+            )
+        return matrix
 
     @property
     def _like(self) -> Tensor:

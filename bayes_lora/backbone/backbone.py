@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from bayes_lora.adapters import Adapter, Layers
+from bayes_lora.adapters import Adapter, Factor, Layers, LoRA
 from bayes_lora.backbone.adapted_linear import (
     ActiveUpdates,
     AdaptedLinear,
@@ -28,7 +30,7 @@ from bayes_lora.backbone.tokens import (
     target_tokens,
     tokenize,
 )
-from bayes_lora.errors import UnsupportedError
+from bayes_lora.errors import ConfigError, UnsupportedError
 
 # What a backbone is called with: (effect, layer group, factor) to values [R, layers, *shape].
 FactorKey = tuple[str, str, str]
@@ -41,6 +43,21 @@ class BackboneKind(StrEnum):
     ENCODER = "encoder"
     DECODER = "decoder"
     ENCODER_DECODER = "encoder-decoder"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An adapter in a group of layers; tensors are stacked over these.
+
+    Args:
+        factors: What may be random.
+        starts: Where that starts.
+        constants: What nobody learns.
+    """
+
+    factors: dict[str, Factor]
+    starts: dict[str, Tensor]
+    constants: dict[str, Tensor]
 
 
 class Backbone(nn.Module):
@@ -57,6 +74,7 @@ class Backbone(nn.Module):
         language_model: ``model`` with its language-modelling head, if it has one.
         pooling: How states become one vector: their ``mean``, the ``first`` token's or the
             ``last`` one's; None for the mean (encoders) or the last (decoders).
+        groups: What is adapted already, and not to be wrapped; None: the targets.
 
     Raises:
         ConfigError: No layer matches the targets.
@@ -74,9 +92,11 @@ class Backbone(nn.Module):
         max_length: int = 256,
         language_model: PreTrainedModel | None = None,
         pooling: str | None = None,
+        groups: Sequence[LayerGroup] | None = None,
     ) -> None:
         super().__init__()
-        self.groups: list[LayerGroup] = find_layer_groups(model, targets)
+        self._active = ActiveUpdates()
+        self.groups = find_layer_groups(model, targets) if groups is None else list(groups)
         self.model = model.requires_grad_(False).eval()
         self.language_model = language_model
         self.pooling = pooling or ("last" if self.kind is BackboneKind.DECODER else "mean")
@@ -90,10 +110,10 @@ class Backbone(nn.Module):
         self.targets = targets if targets is None or isinstance(targets, str) else list(targets)
         self.fingerprint = fingerprint
         self.max_length = max_length
-        self._active = ActiveUpdates()
         self._checkpointed: set[nn.Module] = set()
+        if groups is None:
+            wrap_layers(model, [n for own in self.groups for n in own.layers], self._active)
         self._option_tokens: dict[tuple[tuple[str, ...], str, str], list[TokenIds]] = {}
-        wrap_layers(model, [n for group in self.groups for n in group.layers], self._active)
         self.eval()  # a new layer would drop out
         self._check_row_alignment()
 
@@ -315,16 +335,43 @@ class Backbone(nn.Module):
                 f"tokens, so rows cannot have weights of their own there. Choose other targets."
             )
 
-    def layers(self, group: LayerGroup) -> Layers:
-        """Show a group's frozen layers to an adapter."""
+    def parts(
+        self, adapter: Adapter, group: LayerGroup, generator: torch.Generator, seed: int
+    ) -> Parts:
+        """Describe an adapter in a group of layers.
 
-        def weights() -> Iterator[Tensor]:
-            for name in group.layers:
-                layer = self.model.get_submodule(name)
-                assert isinstance(layer, AdaptedLinear)
-                yield layer.weight()
+        Args:
+            adapter: The adapter.
+            group: The layers.
+            generator: Of random starts.
+            seed: Of random constants: what layers of one shape share, those of another may too.
+        """
+        layers = Layers(group.d_in, group.d_out, len(group.layers), lambda: self._weights(group))
+        factors = adapter.factors(group.d_in, group.d_out)
+        if not factors:
+            raise ConfigError(f"{adapter} belongs to a PEFT model, and this backbone is none.")
+        starts = adapter.starts(layers, generator)
+        fixed = adapter.constants(layers, starts, torch.Generator().manual_seed(seed))
+        return Parts(factors, starts, fixed)
 
-        return Layers(group.d_in, group.d_out, len(group.layers), weights)
+    @property
+    def default_adapter(self) -> Adapter:
+        """What a fit takes where none is named."""
+        return LoRA()
+
+    @property
+    def row_aligned(self) -> bool:
+        """Whether rows of one pass may use different draws."""
+        return True
+
+    def save(self, folder: Path) -> None:
+        """Write what a run needs beside the pretrained weights: nothing."""
+
+    def _weights(self, group: LayerGroup) -> Iterator[Tensor]:
+        for name in group.layers:
+            layer = self.model.get_submodule(name)
+            assert isinstance(layer, AdaptedLinear)
+            yield layer.weight()
 
     def _by_layer(
         self,

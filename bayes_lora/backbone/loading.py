@@ -93,7 +93,7 @@ def load_backbone(
         name=name,
         fingerprint=fingerprint(loaded if has_head else body),
         targets=targets,
-        max_length=min(max_length, tokenizer.model_max_length, _positions(loaded.config)),
+        max_length=min(max_length, tokenizer.model_max_length, positions(loaded.config)),
         language_model=loaded if has_head else None,
         pooling=pooling,
     )
@@ -144,7 +144,7 @@ def _pooling(source: str) -> str | None:
     return POOLINGS[mode]
 
 
-def _positions(config: PretrainedConfig) -> int:
+def positions(config: PretrainedConfig) -> int:
     """Return how many tokens a model has positions for."""
     positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
     if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet"):

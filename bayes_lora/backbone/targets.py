@@ -65,8 +65,8 @@ def find_layer_groups(model: nn.Module, targets: str | Sequence[str] | None) -> 
     matched = _match(linears, _default(linears) if targets is None else targets)
     stacks: dict[tuple[str, int, int], list[str]] = defaultdict(list)
     for name in matched:
-        stacks[(_without_depth(name), *linears[name])].append(name)
-    names = _short_names([pattern for pattern, _, _ in stacks])
+        stacks[(without_depth(name), *linears[name])].append(name)
+    names = short_names([pattern for pattern, _, _ in stacks])
     return [
         LayerGroup(name, tuple(layers), d_in, d_out)
         for name, ((_, d_in, d_out), layers) in zip(names, stacks.items(), strict=True)
@@ -84,7 +84,7 @@ def _match(linears: dict[str, tuple[int, int]], targets: str | Sequence[str]) ->
         matched = [name for name in linears if any(_ends_with(name, t) for t in targets)]
         missing = [t for t in targets if not any(_ends_with(name, t) for name in linears)]
     if missing or not matched:
-        kinds = sorted({_without_depth(name).rpartition(".")[2] for name in linears})
+        kinds = sorted({without_depth(name).rpartition(".")[2] for name in linears})
         raise ConfigError(
             f"No linear layer of the backbone matches target {', '.join(missing) or '(none)'}. "
             f"Its linear layers are: {', '.join(kinds)}."
@@ -103,12 +103,12 @@ def _ends_with(name: str, target: str) -> bool:
     return name == target or name.endswith("." + target)
 
 
-def _without_depth(name: str) -> str:
+def without_depth(name: str) -> str:
     """Drop the numbers that count layers: ``encoder.layer.3.x`` and ``.4.x`` are one kind."""
     return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
-def _short_names(patterns: list[str]) -> list[str]:
+def short_names(patterns: list[str]) -> list[str]:
     """Give each pattern its shortest suffix that no other has; equal patterns get a number."""
     names = []
     for i, pattern in enumerate(patterns):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from tqdm.auto import tqdm
 
-from bayes_lora.adapters import Adapter, LoRA
+from bayes_lora.adapters import Adapter
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Kind, Task, check_attributes, level_of, levels_of
 from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal, Pooled, Prior
@@ -102,7 +102,7 @@ def fit(
         backbone: The frozen backbone; its target layers get the adapter.
         scorer: A name in ``SCORERS``; None for a class head where all tasks share one label set,
             else for ``similarity`` (encoders) or ``likelihood`` (language models).
-        adapter: What the weight update is made of; LoRA of rank 8 if None.
+        adapter: What the weight update is made of; if None, LoRA of rank 8, or the PEFT model's.
         guide: A name in ``GUIDES``: ``mean-field``, ``map`` or ``mle``.
         model_settings: Priors; the guide's defaults if None.
         settings: Length, learning rates and the like; the defaults if None.
@@ -146,7 +146,7 @@ def fit(
         tasks,
         guide=guide,
         scorer=scorer or default_scorer(backbone, tasks),
-        adapter=adapter or LoRA(),
+        adapter=adapter or backbone.default_adapter,
         chosen=chosen,
         settings=settings,
         views=views,

@@ -11,7 +11,7 @@ class FitSettings:
 
     Args:
         epochs: Passes over the training rows; None for 20, or as many as make 150 steps.
-        max_steps: Optimizer steps; overrides ``epochs`` when given.
+        max_steps: Optimizer steps; overrides ``epochs`` when given. 0: the posterior as it starts.
         batch_size: Rows in one forward pass (rounded down to a multiple of ``draws``).
         accumulate: Forward passes in one optimizer step.
         draws: Independent posterior draws in one pass, G: each serves batch_size / G rows.
@@ -39,7 +39,8 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name not in ("seed", "checkpointing") and value is not None:
+            free = name in ("seed", "checkpointing") or (name, value) == ("max_steps", 0)
+            if not free and value is not None:
                 check_positive(name, value)
         check_seed(self.seed)
 

@@ -157,6 +157,8 @@ def fit_svi(
     Raises:
         FitError: The loss stopped being finite.
     """
+    if settings.max_steps == 0:
+        return
     if settings.checkpointing:
         model.backbone.enable_gradient_checkpointing()
     with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _sharing_rows(model):
@@ -188,7 +190,7 @@ def _make_trainer(
     folder: Path,
     levels: bool,
 ) -> SVITrainer:
-    batch_size, draws = _batch_shape(settings, len(train.rows), guide)
+    batch_size, draws = _batch_shape(settings, len(train.rows), model, guide)
     steps_in_epoch = math.ceil(len(train.rows) // batch_size / settings.accumulate)
     arguments = _arguments(settings, batch_size, steps_in_epoch, folder, stops=dev is not None)
     model.backbone.to(arguments.device)
@@ -206,9 +208,12 @@ def _make_trainer(
     return trainer
 
 
-def _batch_shape(settings: FitSettings, num_rows: int, guide: Guide) -> tuple[int, int]:
+def _batch_shape(
+    settings: FitSettings, num_rows: int, model: BayesianModel, guide: Guide
+) -> tuple[int, int]:
     """Return rows and draws of a pass: every draw serves the same number of rows."""
-    draws = min(settings.draws, num_rows) if guide.random else 1
+    several = guide.random and model.backbone.row_aligned
+    draws = min(settings.draws, num_rows) if several else 1
     if settings.batch_size < draws:
         raise ConfigError(
             f"batch_size {settings.batch_size} is smaller than draws {draws}: "

@@ -68,6 +68,11 @@ def meta_fit(
     tasks, dev = tuple(tasks), tuple(dev)
     settings = settings or MetaSettings()
     _check_tasks(tasks, dev)
+    if not backbone.row_aligned:
+        raise UnsupportedError(
+            "The rows of a PEFT model cannot have weights of their own, as several tasks in one "
+            "pass need: meta-fit the base model, with one of our adapters."
+        )
     name = scorer or default_meta_scorer(backbone, settings.method)
     config = _config(tasks, dev, backbone, name, adapter or LoRA(), settings)
     module = config.build(backbone)

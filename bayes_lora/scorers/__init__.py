@@ -12,6 +12,7 @@ from bayes_lora.scorers.class_head import ClassHead
 from bayes_lora.scorers.conjugate import Conjugate
 from bayes_lora.scorers.discriminant import Discriminant
 from bayes_lora.scorers.likelihood import LetterLikelihood, Likelihood
+from bayes_lora.scorers.model_head import ModelHead
 from bayes_lora.scorers.similarity import Similarity
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LabelledRows",
     "LetterLikelihood",
     "Likelihood",
+    "ModelHead",
     "Row",
     "Scorer",
     "Similarity",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bayes_lora.backbone import Backbone, BackboneKind
+from bayes_lora.backbone import Backbone, BackboneKind, BayesianAdapter
 from bayes_lora.data import Example, Kind, Task, TaskSet
 from bayes_lora.errors import ConfigError, InputDataError, UnsupportedError
 from bayes_lora.scorers.base import Scorer
@@ -11,10 +11,12 @@ from bayes_lora.scorers.class_head import ClassHead
 from bayes_lora.scorers.conjugate import Conjugate
 from bayes_lora.scorers.discriminant import Discriminant
 from bayes_lora.scorers.likelihood import LetterLikelihood, Likelihood
+from bayes_lora.scorers.model_head import ModelHead, class_labels
 from bayes_lora.scorers.similarity import Similarity
 
 SCORERS: dict[str, type[Scorer]] = {
     "class-head": ClassHead,
+    "model-head": ModelHead,
     "similarity": Similarity,
     "conjugate": Conjugate,
     "discriminant": Discriminant,
@@ -27,9 +29,12 @@ def default_scorer(backbone: Backbone, tasks: Sequence[Task], *, zero_shot: bool
     """Name the scorer for a backbone and the tasks it is fitted to.
 
     Returns:
-        ``class-head`` where all tasks share one label set; else, and before any fit, what scores
-        options by their text: ``similarity`` for an encoder, ``likelihood`` for a language model.
+        ``model-head`` for a PEFT model that classifies; ``class-head`` where all tasks share one
+        label set; else, and before any fit, what scores options by their text: ``similarity`` for
+        an encoder, ``likelihood`` for a language model.
     """
+    if isinstance(backbone, BayesianAdapter) and backbone.class_labels:
+        return "model-head"
     seq2seq = backbone.kind is BackboneKind.ENCODER_DECODER
     if not zero_shot and not seq2seq and _label_sets(tasks) == 1:
         return "class-head"
@@ -69,6 +74,9 @@ def make_scorer(name: str, backbone: Backbone, tasks: Sequence[Task]) -> Scorer:
     kind = SCORERS[name]
     if issubclass(kind, Similarity):
         return kind(backbone.pooling)
+    if name == "model-head":
+        class_labels(backbone)
+        return ModelHead(_common_options(tasks), backbone.pooling)
     return ClassHead(_common_options(tasks), backbone.pooling)
 
 
