@@ -62,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("levels", "say which levels of a run's attributes differ, and how", _add_levels),
         ("meta-fit", "learn from many tasks what they share", _add_meta_fit),
         ("predict", "predict with a fitted posterior, or a backbone as it is", _add_predict),
+        ("ranks", "say how much of a LoRA's rank is used, and prune to it", _add_ranks),
         ("report", "measure predictions and write a report", _add_report),
         ("tasks", "say what is in a SPEC, and what is odd about it", _add_tasks),
     ):
@@ -82,6 +83,12 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--merged", metavar="DIR", help="new folder for a model with merged weights")
     parser.add_argument("--draw", type=int, help="number of a draw (default: the posterior mean)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+
+
+def _add_ranks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a posterior's folder")
+    parser.add_argument("--model", help="the backbone, if it is not where it was")
+    parser.add_argument("--prune", metavar="RUN2", help="new folder for the run of that rank")
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from bayes_lora.cli_input import (
 from bayes_lora.cli_levels import run_levels
 from bayes_lora.cli_meta import run_adapt, run_meta_fit
 from bayes_lora.cli_predict import Assigned, load_run
+from bayes_lora.cli_ranks import run_ranks
 from bayes_lora.data import Kind, TaskSet, check_attributes, inspect
 from bayes_lora.demo import run_demo
 from bayes_lora.errors import BayesLoraError, DataWarning, FitError, check_seed
@@ -178,6 +179,7 @@ COMMANDS = {
     "levels": run_levels,
     "meta-fit": run_meta_fit,
     "predict": _predict,
+    "ranks": run_ranks,
     "report": _report,
     "tasks": _tasks,
 }

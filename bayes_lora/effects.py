@@ -72,17 +72,21 @@ class LearnedNormal(Prior):
 
     Args:
         scale: Where tau starts, in units of the factor's natural size.
+        by_column: Whether each column, an index of the last dimension, has a tau of its own.
     """
 
     scale: float = 1.0
+    by_column: bool = False
 
     def __post_init__(self) -> None:
         check_positive("A prior scale", self.scale)
 
     def build(self, start: Tensor, unit: float) -> PriorModule:
-        """Build the prior with its scales as a parameter, one for each layer."""
-        layers = [start.shape[0], *[1] * (start.dim() - 1)]
-        return _NormalPrior(start, start.new_full(layers, self.scale * unit), learned=True)
+        """Build the prior with its scales as a parameter, one for each layer or column."""
+        shape = [start.shape[0], *[1] * (start.dim() - 1)]
+        if self.by_column:
+            shape[-1] = start.shape[-1]
+        return _NormalPrior(start, start.new_full(shape, self.scale * unit), learned=True)
 
 
 @dataclass(frozen=True)

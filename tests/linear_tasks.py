@@ -163,7 +163,7 @@ class _ManyLayers(Backbone):
         }
 
 
-class _Observed(dist.TorchDistribution):
+class Observed(dist.TorchDistribution):
     """Label k is the k-th vector of a table: Normal around a row's outputs."""
 
     arg_constraints: ClassVar[dict[str, object]] = {}
@@ -173,7 +173,7 @@ class _Observed(dist.TorchDistribution):
         super().__init__(mean.shape[:-1], validate_args=False)
         self.outputs, self.table, self.noise = mean, table, noise
 
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "_Observed":
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Observed":
         assert tuple(batch_shape) == tuple(self.batch_shape)
         return self
 
@@ -182,7 +182,7 @@ class _Observed(dist.TorchDistribution):
         return dist.Normal(self.outputs, noise).log_prob(self.table[value]).sum(-1)
 
 
-class _VectorScorer(FixedHead):
+class VectorScorer(FixedHead):
     """All outputs of a row are seen, with noise of the row's own size."""
 
     def __init__(self, table: Tensor, noise: Tensor) -> None:
@@ -194,7 +194,7 @@ class _VectorScorer(FixedHead):
     noise: Tensor
 
     def label_distribution(self, logits: Tensor) -> dist.TorchDistribution:
-        return _Observed(logits, self.table, self.noise)
+        return Observed(logits, self.table, self.noise)
 
 
 class ManyTasks:
@@ -219,7 +219,7 @@ class ManyTasks:
         weights = self.mu + np.exp(self.log_tau) * rng.normal(size=(tasks, *self.shape))
         self.y = weights + self.noise[:, None, None] * rng.normal(size=weights.shape)
         table = torch.tensor(self.y, dtype=torch.float32).flatten(1)
-        scorer = _VectorScorer(table, torch.tensor(self.noise, dtype=torch.float32))
+        scorer = VectorScorer(table, torch.tensor(self.noise, dtype=torch.float32))
         backbone = _ManyLayers(layers, width)
         self.hierarchy = hierarchy_of(backbone, _Weights(), scorer, tasks, self.HYPER_PRIORS)
         rows = [LabelledRows([Row((1,))], [i]) for i in range(tasks)]

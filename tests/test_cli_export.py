@@ -1,4 +1,4 @@
-"""The command ``export``, as a user runs it."""
+"""The commands ``export`` and ``ranks``, as a user runs them."""
 
 import json
 from pathlib import Path
@@ -96,3 +96,18 @@ def test_what_peft_does_not_have_is_refused(
     assert main(["export", str(tmp_path / "run"), "--peft", str(tmp_path / "out")]) == 2
     assert "merge a draw into the model instead (--merged)" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "run"), "--merged", str(tmp_path / "out")]) == 0
+
+
+def test_ranks_are_said_and_pruned(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["ranks", str(run), "--prune", str(tmp_path / "pruned")]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4  # two layers' query and value
+    assert all(" of 2 stands out (singular values " in line for line in lines)
+    assert last == f"Posterior of rank 1 written to {tmp_path / 'pruned'}"
+    assert main(["ranks", str(tmp_path / "pruned")]) == 0
+    assert "of 1 stands out" in capsys.readouterr().out
+    assert main(["ranks", str(run), "--prune", str(tmp_path / "pruned")]) == 2
+    assert "holds another run" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from bayes_lora.adapters.masa import MASA, Mixing
 from bayes_lora.adapters.mtl_lora import MTLLoRA
 from bayes_lora.adapters.multi_lora import MultiLoRA
 from bayes_lora.adapters.peft_tensors import PeftTensors
+from bayes_lora.adapters.ranked_lora import RankedLoRA
 from bayes_lora.adapters.vera import VeRA
 
 ADAPTERS: dict[str, type[Adapter]] = {
@@ -22,6 +23,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "mtl-lora": MTLLoRA,
     "multi-lora": MultiLoRA,
     "peft": PeftTensors,
+    "ranked-lora": RankedLoRA,
     "vera": VeRA,
 }
 
@@ -42,5 +44,6 @@ __all__ = [
     "Mixing",
     "MultiLoRA",
     "PeftTensors",
+    "RankedLoRA",
     "VeRA",
 ]

@@ -89,6 +89,11 @@ class Adapter(ABC):
         """
         return self.zero_factors
 
+    @property
+    def relevance_factors(self) -> frozenset[str]:
+        """The factors whose columns have prior scales of their own, to be learned; most: none."""
+        return frozenset()
+
     def starts(self, layers: Layers, generator: torch.Generator) -> dict[str, Tensor]:
         """Make the values that a fit starts at, at which the update must be none at all.
 

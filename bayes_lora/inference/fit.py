@@ -66,6 +66,9 @@ class ModelSettings:
         projections = adapter.factors(1, 1).keys() - adapter.zero_factors
         own = dict.fromkeys(sorted(projections), self.projection_prior)
         if by is None:
+            for name in sorted(adapter.relevance_factors):
+                scale = self.update_prior.scale if hasattr(self.update_prior, "scale") else 1.0
+                own[name] = LearnedNormal(scale, by_column=True)
             return Effect(POPULATION, adapter, self.update_prior, own)
         return Effect(f"by {by}", adapter, self.level_prior, own, by)
 
@@ -135,7 +138,7 @@ def fit(
     if not isinstance(views, AttributeSettings):
         views = AttributeSettings((views,) if isinstance(views, str) else tuple(views))
     views.check(guide)
-    _check_priors(guide, chosen)
+    _check_priors(guide, chosen, adapter)
     check_trainable(tasks)
     for line in check_attributes(tasks, views.columns):
         warnings.warn(line, DataWarning, stacklevel=2)
@@ -226,8 +229,13 @@ def _labelled(task: Task) -> Iterable[tuple[Example, int]]:
     return zip(task.examples, task.labels, strict=True)
 
 
-def _check_priors(guide: str, chosen: ModelSettings) -> None:
+def _check_priors(guide: str, chosen: ModelSettings, adapter: Adapter | None) -> None:
     priors = chosen.priors
+    if adapter and adapter.relevance_factors and guide in ("map", "mle"):
+        raise ConfigError(
+            f"The guide {guide!r} cannot learn the prior scales of {adapter}: their optimum is "
+            "zero. Take LoRA, or the guide 'mean-field'."
+        )
     if guide == "map" and any(isinstance(prior, LearnedNormal) for prior in priors):
         raise ConfigError(
             "The guide 'map' cannot learn a prior scale: its optimum is a scale of zero. "
