@@ -98,7 +98,10 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         "--dev", nargs="+", metavar="SPEC", help="labelled rows to stop early on (by NLL)"
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the posterior")
-    parser.add_argument("--model", default=MINILM, help="minilm, a folder or a hub name")
+    parser.add_argument("--model", help="minilm (the default), a folder or a hub name")
+    parser.add_argument(
+        "--from-peft", metavar="DIR", help="a PEFT checkpoint to start from, on its base model"
+    )
     parser.add_argument(
         "--scorer",
         choices=list(SCORERS),

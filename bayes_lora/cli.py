@@ -18,7 +18,7 @@ from bayes_lora.cli_input import (
     cut,
     fit_choices,
     lacking,
-    load_named,
+    load_adapted,
     read_data,
     warn,
     warnings,
@@ -75,7 +75,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     dev = _read_dev(arguments, tasks) if arguments.dev else TaskSet(())
     check_trainable(tasks.tasks)
     odd = _odd(arguments, tasks, dev)
-    backbone = load_named(arguments.model, arguments)
+    backbone = load_adapted(arguments)
     name = arguments.scorer or default_scorer(backbone, tasks.tasks)
     scorer = make_scorer(name, backbone, tasks.tasks)
     tasks = keep_scorable(tasks, scorer, backbone, strict=arguments.strict)

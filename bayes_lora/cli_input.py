@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
-from bayes_lora.backbone import Backbone, load_backbone
+from bayes_lora.backbone import MINILM, Backbone, BayesianAdapter, load_backbone
 from bayes_lora.data import TaskSet, read
 from bayes_lora.data.wording import listed, meant
 from bayes_lora.errors import ConfigError
@@ -64,6 +64,18 @@ def load_named(name: str, arguments: argparse.Namespace) -> Backbone:
     return load_backbone(name, targets=targets, dtype=dtype, max_length=arguments.max_length or 256)
 
 
+def load_adapted(arguments: argparse.Namespace) -> Backbone:
+    """Load what ``fit`` is to adapt: a backbone, or one that PEFT has adapted."""
+    if arguments.from_peft is None:
+        return load_named(arguments.model or MINILM, arguments)
+    return BayesianAdapter.load(
+        arguments.from_peft,
+        arguments.model,
+        dtype=DTYPES[arguments.dtype or "float32"],
+        max_length=arguments.max_length or 256,
+    )
+
+
 def given(make: Any, arguments: argparse.Namespace, names: Sequence[str]) -> Any:
     """Call ``make`` with the flags the user gave, so that defaults stand in one place."""
     values = {name: getattr(arguments, name) for name in names}
@@ -80,6 +92,7 @@ def fit_choices(arguments: argparse.Namespace) -> dict[str, Any]:
         ConfigError: A flag's value is out of range, or flags do not go together.
     """
     _check_attribute_flags(arguments)
+    _check_peft_flags(arguments)
     columns = arguments.attributes or ()
     recipe = RECIPES[arguments.recipe](columns) if arguments.recipe else {}
     guide = arguments.guide or recipe.get("guide", "mean-field")
@@ -102,8 +115,19 @@ def _check_attribute_flags(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} is for a fit with attributes: give --attributes too.")
 
 
-def _adapter(arguments: argparse.Namespace, otherwise: Adapter) -> Adapter:
+def _check_peft_flags(arguments: argparse.Namespace) -> None:
+    for flag in ("adapter", "rank", "targets", "attributes", "checkpointing"):
+        if arguments.from_peft is not None and getattr(arguments, flag) is not None:
+            raise ConfigError(
+                f"--{flag} does not go with --from-peft: the checkpoint has its adapter, and its "
+                "rows cannot have weights of their own."
+            )
+
+
+def _adapter(arguments: argparse.Namespace, otherwise: Adapter) -> Adapter | None:
     """Make the adapter that is named; the same one keeps the settings that no flag changes."""
+    if arguments.from_peft is not None:
+        return None
     make: Any = ADAPTERS.get(arguments.adapter, type(otherwise))
     if make is type(otherwise):
         make = partial(replace, otherwise)

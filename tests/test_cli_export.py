@@ -1,4 +1,4 @@
-"""The commands ``export`` and ``ranks``, as a user runs them."""
+"""PEFT checkpoints in and out and the command ``ranks``, as a user runs them."""
 
 import json
 from pathlib import Path
@@ -111,3 +111,49 @@ def test_ranks_are_said_and_pruned(
     assert "of 1 stands out" in capsys.readouterr().out
     assert main(["ranks", str(run), "--prune", str(tmp_path / "pruned")]) == 2
     assert "holds another run" in capsys.readouterr().err
+
+
+def test_a_fit_starts_from_a_peft_checkpoint_and_gives_one(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a step its mean is the checkpoint; with some it is another, and as good a one."""
+    data, theirs = str(tmp_path / "train.csv"), tmp_path / "theirs"
+    assert main(["export", str(run), "--peft", str(theirs)]) == 0
+    start = load_file(theirs / "adapter_model.safetensors")
+    for steps in (0, 2):
+        out = [str(tmp_path / f"{kind} {steps}") for kind in ("run", "out")]
+        fit = ["fit", "--data", data, "--from-peft", str(theirs), "--out", out[0]]
+        assert main([*fit, "--max-steps", str(steps)]) == 0
+        assert main(["predict", out[0], "--data", data, "--out", f"{out[0]}.jsonl"]) == 0
+        assert main(["export", out[0], "--peft", out[1]]) == 0
+        weights = load_file(Path(out[1]) / "adapter_model.safetensors")
+        assert weights.keys() == start.keys()
+        assert all(torch.equal(weights[key], start[key]) for key in start) == (steps == 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "message"),
+    [
+        ("adapter_model.safetensors", [], "holds no PEFT checkpoint that can be read: there is no"),
+        ("adapter_config.json", [], "there is no adapter_config.json"),
+        (None, ["--rank", "4"], "--rank does not go with --from-peft"),
+        (None, ["--attributes", "user"], "--attributes does not go with --from-peft"),
+        (None, ["--model", "nowhere"], "cannot be loaded onto 'nowhere'"),
+    ],
+)
+def test_peft_checkpoints_that_cannot_be_fitted(
+    change: str | None,
+    more: list[str],
+    message: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, theirs = str(tmp_path / "train.csv"), tmp_path / "theirs"
+    assert main(["export", str(run), "--peft", str(theirs)]) == 0
+    if change:
+        (theirs / change).unlink()
+    out = str(tmp_path / "out")
+    assert main(["fit", "--data", data, "--from-peft", str(theirs), "--out", out, *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path(out).exists()

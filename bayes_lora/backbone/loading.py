@@ -64,7 +64,7 @@ def load_backbone(
             target layers.
         UnsupportedError: A target layer does not see rows of tokens.
     """
-    source = str(_minilm_folder()) if name == MINILM else name
+    source = source_of(name)
     try:
         loaded, has_head, missing = _load_model(source, dtype, attention)
         pooling = _pooling(source)
@@ -97,6 +97,11 @@ def load_backbone(
         language_model=loaded if has_head else None,
         pooling=pooling,
     )
+
+
+def source_of(name: str) -> str:
+    """Turn a backbone's name into what transformers loads."""
+    return str(_minilm_folder()) if name == MINILM else name
 
 
 def _load_model(

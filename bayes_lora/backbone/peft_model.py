@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bayes_lora.adapters import Adapter, Factor, PeftTensors
 from bayes_lora.backbone.backbone import Backbone, BackboneKind, FactorKey, Factors, Parts
-from bayes_lora.backbone.loading import fingerprint, positions
+from bayes_lora.backbone.loading import fingerprint, positions, source_of
 from bayes_lora.backbone.targets import LayerGroup, short_names, without_depth
 from bayes_lora.errors import ConfigError, UnsupportedError
 
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 
 FOLDER = "peft"  # of a run
 PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")  # whose tensors PEFT saves, and not what they make
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+# By a checkpoint's task; without one, a model without a head.
+CLASSES: dict[str | None, str] = {
+    None: "AutoModel",
+    "FEATURE_EXTRACTION": "AutoModel",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class BayesianAdapter(Backbone):
         body = base if base.config.is_encoder_decoder else base.base_model
         if virtual:  # PEFT loads prompts as if they could not be trained further
             model.prompt_encoder.requires_grad_(True)
+        if hasattr(base.config, "use_cache"):  # a decoder's cache is for generating only
+            base.config.use_cache = False
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         _check(peft_model, trainable)
         super().__init__(
@@ -115,25 +127,48 @@ class BayesianAdapter(Backbone):
 
     @classmethod
     def load(
-        cls, folder: Path, base: str, kind: str, *, dtype: torch.dtype, max_length: int
+        cls,
+        folder: str | Path,
+        base: str | None = None,
+        kind: str | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        max_length: int = 256,
     ) -> "BayesianAdapter":
-        """Load what ``save`` wrote.
+        """Load a PEFT checkpoint onto its base model.
 
         Args:
-            folder: Of the run.
-            base: The base model's name or path.
-            kind: The name of its class in ``transformers``.
+            folder: The checkpoint: adapter_config.json and adapter_model.safetensors.
+            base: The base model's name or path; None for the one that the checkpoint names.
+            kind: The name of its class in ``transformers``; None for the checkpoint's task's.
             dtype: Of the base model's weights.
             max_length: Longest input in tokens.
+
+        Raises:
+            ConfigError: There is no such checkpoint, or its base model cannot be loaded.
+            UnsupportedError: It is for a task that has no scorer.
         """
-        peft = the_library()
-        make = getattr(transformers, kind)
-        model = make.from_pretrained(
-            base, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-        prompt = peft.PeftConfig.from_pretrained(str(folder / FOLDER)).is_prompt_learning
-        adapted = peft.PeftModel.from_pretrained(model, folder / FOLDER, is_trainable=not prompt)
-        tokenizer = AutoTokenizer.from_pretrained(folder / FOLDER, trust_remote_code=False)
+        folder, peft = Path(folder), the_library()
+        config = _config(peft, folder)
+        base = source_of(base or config.base_model_name_or_path)
+        make = getattr(transformers, kind or _class_of(config))
+        try:
+            model = make.from_pretrained(
+                base, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+            adapted = peft.PeftModel.from_pretrained(
+                model, str(folder), is_trainable=not config.is_prompt_learning
+            )
+            own = any((folder / name).exists() for name in TOKENIZER_FILES)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder) if own else base, trust_remote_code=False
+            )
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"The PEFT checkpoint {str(folder)!r} cannot be loaded onto {base!r}: {reason} "
+                "Give its base model's folder or hub name with --model."
+            ) from error
         return cls.from_peft(adapted, tokenizer, max_length=max_length)
 
     def save(self, folder: Path) -> None:
@@ -385,6 +420,39 @@ class BayesianAdapter(Backbone):
                 if id(own) in trainable
             ]
         return self._found_slots[module]
+
+
+def _config(peft: Any, folder: Path) -> Any:
+    """Read a checkpoint's configuration.
+
+    Raises:
+        ConfigError: There is none, or no weights that can be read without pickle.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"{str(folder)!r} holds no PEFT checkpoint that can be read: there is no {name} "
+                "in it. Weights of other formats are not read, for they are pickles."
+            )
+    try:
+        return peft.PeftConfig.from_pretrained(str(folder))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder / 'adapter_config.json'} cannot be read: {error}.") from error
+
+
+def _class_of(config: Any) -> str:
+    """Name the class in transformers that a checkpoint's task asks for."""
+    task = (
+        config.task_type
+        if config.task_type is None
+        else str(getattr(config.task_type, "value", config.task_type))
+    )
+    if task not in CLASSES:
+        raise UnsupportedError(
+            f"A PEFT checkpoint for {task} has no scorer here: those for "
+            f"{', '.join(name for name in CLASSES if name)} have."
+        )
+    return CLASSES[task]
 
 
 def the_library() -> Any:
