@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import describe_run, write_json
 
 from bayes_lora import LoRA, Task, load_backbone, unlabelled
+from bayes_lora.adapters import Adapter
 from bayes_lora.inference.fit import DEFAULTS, make_config
 from bayes_lora.inference.svi import SVIModule
 from bayes_lora.scorers import Row
@@ -74,7 +75,7 @@ def peft_lora(backbone: str) -> torch.nn.Module:
 
 
 def ours(
-    backbone: str, draws: int, ids: torch.Tensor
+    backbone: str, draws: int, ids: torch.Tensor, adapter: Adapter | None = None
 ) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     loaded = load_backbone(backbone).to(DEVICE)
     task = Task("rows", tuple(unlabelled(["a row"] * 500, ("a", "b"))))
@@ -83,7 +84,7 @@ def ours(
         [task],
         guide="mean-field",
         scorer="class-head",
-        adapter=LoRA(RANK),
+        adapter=adapter or LoRA(RANK),
         chosen=DEFAULTS["mean-field"],
     )
     model, guide = config.build(loaded)
