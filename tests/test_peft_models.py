@@ -24,7 +24,7 @@ from transformers import (
 
 from bayes_lora import FitSettings, Posterior, fit, load_backbone, meta_fit
 from bayes_lora.adapters import DoRA, LoRA, LoRAStart
-from bayes_lora.backbone import BayesianAdapter
+from bayes_lora.backbone import Backbone, BayesianAdapter
 from bayes_lora.errors import ConfigError, UnsupportedError
 from bayes_lora.peft_export import export_peft
 
@@ -89,14 +89,21 @@ def encoder(tiny_folders: Path) -> Path:
 
 def tokens(folder: Path) -> dict[str, torch.Tensor]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.padding_side = "right"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     texts = [example.input for example in EXAMPLES]
     encoded = tokenizer(texts, return_tensors="pt", padding=True)
     return {key: encoded[key] for key in ("input_ids", "attention_mask")}
 
 
-@pytest.mark.parametrize("name", [*TUNERS])
-def test_every_tuner(name: str, encoder: Path, tmp_path: Path) -> None:
+REAL = ("lora", "dora", "ia3", "prompt-tuning")  # on MiniLM as well
+
+
+@pytest.mark.parametrize("name", [*TUNERS, *(f"{name} minilm" for name in REAL)])
+def test_every_tuner(name: str, encoder: Path, minilm: Backbone, tmp_path: Path) -> None:
     """At PEFT's values it is PEFT; its draws vary; all sites learn; it is saved and loaded."""
+    name, _, real = name.partition(" ")
+    encoder = Path(minilm.model.name_or_path) if real else encoder
     adapted = moved(AutoModel.from_pretrained(encoder), TUNERS[name](), "FEATURE_EXTRACTION")
     inputs = tokens(encoder)
     with torch.no_grad():
@@ -189,10 +196,12 @@ ADAPTERS = {
 
 
 @pytest.mark.parametrize("draw", [None, 1])
-@pytest.mark.parametrize("name", [*ADAPTERS])
+@pytest.mark.parametrize("name", [*ADAPTERS, "lora minilm", "dora minilm"])
 def test_our_adapters_as_peft_checkpoints(
-    name: str, draw: int | None, encoder: Path, tmp_path: Path
+    name: str, draw: int | None, encoder: Path, minilm: Backbone, tmp_path: Path
 ) -> None:
+    name, _, real = name.partition(" ")
+    encoder = Path(minilm.model.name_or_path) if real else encoder
     posterior = fit([TASK], load_backbone(str(encoder)), adapter=ADAPTERS[name], settings=QUICK)
     export_peft(posterior, tmp_path / "ours", draw=draw, seed=5)
     inputs = tokens(encoder)
@@ -201,7 +210,8 @@ def test_our_adapters_as_peft_checkpoints(
     with torch.no_grad(), posterior.model.under(own):
         expected = posterior.model.backbone.states(inputs)
     states = of_peft("AutoModel", encoder, tmp_path / "ours", inputs)
-    torch.testing.assert_close(states, expected, atol=2e-6, rtol=0)
+    # MiniLM's six layers add up the rounding of float32: DoRA's norms are not computed alike.
+    torch.testing.assert_close(states, expected, atol=1e-5 if real else 2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("merge", [False, True])
@@ -225,12 +235,15 @@ def test_a_language_model_of_ours_as_a_peft_checkpoint(
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("model", ["tiny-decoder", "stories260K"])
 @pytest.mark.parametrize("name", ["lora", "prompt-tuning"])
 def test_language_models_of_peft_score_options(
-    name: str, tiny_folders: Path, tmp_path: Path
+    name: str, model: str, tiny_folders: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """As the pretrained model does with the adapter merged, or with the prompt in front."""
-    folder = tiny_folders / "tiny-decoder"
+    folder = tiny_folders / model
+    if model != "tiny-decoder":
+        folder = request.getfixturevalue("data_folder") / "causal_lm" / model
     configs = {
         "lora": peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
         "prompt-tuning": peft.PromptTuningConfig(num_virtual_tokens=3),
