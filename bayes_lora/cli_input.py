@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from bayes_lora.adapters import ADAPTERS, Adapter, LoRA
-from bayes_lora.backbone import MINILM, Backbone, BayesianAdapter, load_backbone
+from bayes_lora.backbone import MINILM, Backbone, load_backbone
+from bayes_lora.backbone.peft_loading import load_peft
 from bayes_lora.data import TaskSet, read
 from bayes_lora.data.wording import listed, meant
 from bayes_lora.errors import ConfigError
@@ -68,7 +69,7 @@ def load_adapted(arguments: argparse.Namespace) -> Backbone:
     """Load what ``fit`` is to adapt: a backbone, or one that PEFT has adapted."""
     if arguments.from_peft is None:
         return load_named(arguments.model or MINILM, arguments)
-    return BayesianAdapter.load(
+    return load_peft(
         arguments.from_peft,
         arguments.model,
         dtype=DTYPES[arguments.dtype or "float32"],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayes_lora.adapters import DoRA, LoRA, LoRAStart
 from bayes_lora.backbone import Backbone, BayesianAdapter, FactorKey
-from bayes_lora.backbone.peft_model import the_library
+from bayes_lora.backbone.peft_loading import the_library
 from bayes_lora.errors import UnsupportedError
 from bayes_lora.files import atomic_folder
 from bayes_lora.merging import one_draw

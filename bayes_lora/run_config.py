@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from bayes_lora.backbone import Backbone, BayesianAdapter, load_backbone
+from bayes_lora.backbone.peft_loading import load_peft
 from bayes_lora.backbone.peft_model import FOLDER as PEFT_FOLDER
 from bayes_lora.data import Levels
 from bayes_lora.effects import Effect, Prior
@@ -131,7 +132,7 @@ class RecordedBackbone:
         if self.peft is None:
             loaded = load_backbone(name, targets=self.targets, dtype=dtype, max_length=length)
         else:
-            loaded = BayesianAdapter.load(
+            loaded = load_peft(
                 folder / PEFT_FOLDER, name, self.peft, dtype=dtype, max_length=length
             )
         if loaded.fingerprint != self.fingerprint:

@@ -134,13 +134,13 @@ def test_peft_to_ours_to_peft(name: str, encoder: Path, tmp_path: Path) -> None:
     """A classifier with a head that PEFT trained (modules_to_save), through files."""
     config = TUNERS[name]()
     base = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
-    base.save_pretrained(tmp_path / "base")
     adapted = moved(base, config, "SEQ_CLS")  # with modules_to_save: the classifier
     inputs = tokens(encoder)
     with torch.no_grad():
         expected = adapted(**inputs).logits
     adapted.save_pretrained(tmp_path / "theirs")
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    torch.manual_seed(5)  # a base model without a classifier has another random one each time
+    again = AutoModelForSequenceClassification.from_pretrained(encoder)
     loaded = peft.PeftModel.from_pretrained(again, tmp_path / "theirs", is_trainable=True)
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     posterior = fit([TASK], BayesianAdapter.from_peft(loaded, tokenizer), settings=START)
@@ -148,10 +148,11 @@ def test_peft_to_ours_to_peft(name: str, encoder: Path, tmp_path: Path) -> None:
     ours = posterior.predict(EXAMPLES, draws=0).probabilities
     np.testing.assert_allclose(ours, expected.softmax(-1).numpy(), atol=1e-6)
     export_peft(posterior, tmp_path / "ours")
-    exported = of_peft(
-        "AutoModelForSequenceClassification", tmp_path / "base", tmp_path / "ours", inputs
-    )
+    exported = of_peft("AutoModelForSequenceClassification", encoder, tmp_path / "ours", inputs)
     torch.testing.assert_close(exported, expected, atol=1e-6, rtol=0)
+    posterior.save_pretrained(tmp_path / "run")
+    reloaded = Posterior.from_pretrained(tmp_path / "run")
+    assert np.array_equal(reloaded.predict(EXAMPLES, draws=0).probabilities, ours)
 
 
 def of_peft(kind: str, base: Path, folder: Path, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -320,6 +321,9 @@ def test_what_cannot_be_drawn_is_refused(encoder: Path, tmp_path: Path) -> None:
     p_tuned = moved(AutoModel.from_pretrained(encoder), config, "FEATURE_EXTRACTION")
     with pytest.raises(UnsupportedError, match="learns a network that makes its prompts"):
         BayesianAdapter.from_peft(p_tuned)
+    posterior = fit([TASK], backbone, settings=START)
+    with posterior.model.under(posterior.draw(3)), pytest.raises(ConfigError, match="3 draws"):
+        backbone.states({key: value[:4] for key, value in tokens(encoder).items()})
     hidden = adapted()
     layer = hidden.base_model.model.encoder.layer[0].attention.self.query
     kept = layer.lora_A["default"].weight  # as a tuner may keep a tensor outside its modules

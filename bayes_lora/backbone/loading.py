@@ -157,8 +157,12 @@ def positions(config: PretrainedConfig) -> int:
     return positions
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: PreTrainedModel, *, without: str | None = None) -> str:
     """Identify pretrained weights, whatever dtype they were loaded in.
+
+    Args:
+        model: Has them.
+        without: Leave out parameters whose names have this in them.
 
     Returns:
         SHA-256 over the parameters' names and shapes and up to 4,096 evenly spaced values of
@@ -166,6 +170,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.named_parameters()):
+        if without is not None and without in name:
+            continue
         flat = value.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // VALUES_PER_TENSOR)]
         digest.update(f"{name} {tuple(value.shape)}".encode())

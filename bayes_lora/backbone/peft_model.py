@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -20,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bayes_lora.adapters import Adapter, Factor, PeftTensors
 from bayes_lora.backbone.backbone import Backbone, BackboneKind, FactorKey, Factors, Parts
-from bayes_lora.backbone.loading import fingerprint, positions, source_of
+from bayes_lora.backbone.loading import fingerprint, positions
 from bayes_lora.backbone.targets import LayerGroup, short_names, without_depth
 from bayes_lora.errors import ConfigError, UnsupportedError
 
@@ -29,15 +27,6 @@ if TYPE_CHECKING:
 
 FOLDER = "peft"  # of a run
 PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")  # whose tensors PEFT saves, and not what they make
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-# By a checkpoint's task; without one, a model without a head.
-CLASSES: dict[str | None, str] = {
-    None: "AutoModel",
-    "FEATURE_EXTRACTION": "AutoModel",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,7 @@ class BayesianAdapter(Backbone):
 
     Raises:
         ConfigError: Nothing is trainable, or the adapter is merged.
-        UnsupportedError: PEFT would not load the tensors again.
+        UnsupportedError: PEFT would not load the tensors again, or use its own for a draw's.
     """
 
     def __init__(
@@ -88,7 +77,8 @@ class BayesianAdapter(Backbone):
             body if has_head else model,
             tokenizer,
             name=base.name_or_path,
-            fingerprint=fingerprint(model),
+            # What modules_to_save replaces is often random, and never used.
+            fingerprint=fingerprint(model, without=".original_module."),
             max_length=min(max_length, tokenizer.model_max_length, positions(base.config)),
             language_model=model if has_head else None,
             groups=_grouped(trainable, peft_model.active_adapter),
@@ -124,52 +114,6 @@ class BayesianAdapter(Backbone):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
         return cls(peft_model, tokenizer, max_length=max_length)
-
-    @classmethod
-    def load(
-        cls,
-        folder: str | Path,
-        base: str | None = None,
-        kind: str | None = None,
-        *,
-        dtype: torch.dtype = torch.float32,
-        max_length: int = 256,
-    ) -> "BayesianAdapter":
-        """Load a PEFT checkpoint onto its base model.
-
-        Args:
-            folder: The checkpoint: adapter_config.json and adapter_model.safetensors.
-            base: The base model's name or path; None for the one that the checkpoint names.
-            kind: The name of its class in ``transformers``; None for the checkpoint's task's.
-            dtype: Of the base model's weights.
-            max_length: Longest input in tokens.
-
-        Raises:
-            ConfigError: There is no such checkpoint, or its base model cannot be loaded.
-            UnsupportedError: It is for a task that has no scorer.
-        """
-        folder, peft = Path(folder), the_library()
-        config = _config(peft, folder)
-        base = source_of(base or config.base_model_name_or_path)
-        make = getattr(transformers, kind or _class_of(config))
-        try:
-            model = make.from_pretrained(
-                base, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            )
-            adapted = peft.PeftModel.from_pretrained(
-                model, str(folder), is_trainable=not config.is_prompt_learning
-            )
-            own = any((folder / name).exists() for name in TOKENIZER_FILES)
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder) if own else base, trust_remote_code=False
-            )
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"The PEFT checkpoint {str(folder)!r} cannot be loaded onto {base!r}: {reason} "
-                "Give its base model's folder or hub name with --model."
-            ) from error
-        return cls.from_peft(adapted, tokenizer, max_length=max_length)
 
     def save(self, folder: Path) -> None:
         """Write the PEFT checkpoint that the posterior starts from into a run's folder."""
@@ -390,6 +334,8 @@ class BayesianAdapter(Backbone):
         rows = len(next(iter(inputs.values())))
         draws = len(next(iter(self._values.values()))) if self._values else 1
         entries = self._entries
+        if entries is None and rows % draws:
+            raise ConfigError(f"{draws} draws cannot be shared evenly by {rows} rows.")
         if entries is None:
             entries = torch.arange(rows, device=self.device) // (rows // draws)
         for draw in entries.unique().tolist():
@@ -422,54 +368,6 @@ class BayesianAdapter(Backbone):
         return self._found_slots[module]
 
 
-def _config(peft: Any, folder: Path) -> Any:
-    """Read a checkpoint's configuration.
-
-    Raises:
-        ConfigError: There is none, or no weights that can be read without pickle.
-    """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise ConfigError(
-                f"{str(folder)!r} holds no PEFT checkpoint that can be read: there is no {name} "
-                "in it. Weights of other formats are not read, for they are pickles."
-            )
-    try:
-        return peft.PeftConfig.from_pretrained(str(folder))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{folder / 'adapter_config.json'} cannot be read: {error}.") from error
-
-
-def _class_of(config: Any) -> str:
-    """Name the class in transformers that a checkpoint's task asks for."""
-    task = (
-        config.task_type
-        if config.task_type is None
-        else str(getattr(config.task_type, "value", config.task_type))
-    )
-    if task not in CLASSES:
-        raise UnsupportedError(
-            f"A PEFT checkpoint for {task} has no scorer here: those for "
-            f"{', '.join(name for name in CLASSES if name)} have."
-        )
-    return CLASSES[task]
-
-
-def the_library() -> Any:
-    """Import PEFT, which is needed for its models and checkpoints alone.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
-    try:
-        import peft
-    except ImportError:
-        raise ConfigError(
-            "PEFT's models and checkpoints need the library peft; pip install 'bayes-lora[peft]'"
-        ) from None
-    return peft
-
-
 def _check(model: "PeftModel", trainable: Mapping[str, nn.Parameter]) -> None:
     """Check that an adapter's tensors can be drawn.
 
@@ -488,7 +386,7 @@ def _check(model: "PeftModel", trainable: Mapping[str, nn.Parameter]) -> None:
     if not trainable:
         raise ConfigError(
             "The PEFT model has no trainable tensors: load it with "
-            "PeftModel.from_pretrained(model, folder, is_trainable=True)."
+            "PeftModel.from_pretrained(model, folder, is_trainable=True), and wrap it once."
         )
     if not config.is_prompt_learning and model.get_model_status().merged_adapters:
         raise ConfigError("The PEFT adapter is merged into the model: call unmerge_adapter first.")
