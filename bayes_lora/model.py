@@ -1,6 +1,5 @@
 """The Pyro program: priors on factors, a backbone that takes them, labels (docs/maths.md)."""
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,31 +16,10 @@ from bayes_lora.effects import Effect, Pooled, Prior, PriorModule
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion, fused
 from bayes_lora.level_effect import LevelBatch, LevelEffect, LevelRows
-from bayes_lora.reconstruction import log_likelihood
 from bayes_lora.scorers import Batch, Scorer
+from bayes_lora.terms import Terms, observe_terms
 
 HEAD = "head"
-TERM_SITES = ("tokens", "coarse-label", "distillation")  # what may be observed beside the label
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What M2A's loss has beside the labels' likelihood (arXiv 2503.06085, eq. 5 to 8).
-
-    Args:
-        reconstruction: Weight alpha of the rows' own tokens' log-likelihood, a mean over tokens.
-        distillation: Whether the population alone (the coarse network) also learns the labels, and
-            is held near the full one by their KL divergence, for rows whose levels are unknown.
-    """
-
-    reconstruction: float = 0.0
-    distillation: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.reconstruction < math.inf:
-            raise ConfigError(
-                f"reconstruction must be a weight of 0 or more, not {self.reconstruction}."
-            )
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ class BayesianModel(nn.Module):
         levels: Of each effect with an attribute, by its name, the levels in the training data.
         coordinates: Of such an effect with a Pooled prior, how many coordinates a level has.
         fusion: How the views of such a model become one prediction.
-        terms: What is observed beside the labels.
+        terms: What is observed beside the labels; None: nothing.
     """
 
     def __init__(
@@ -101,7 +79,7 @@ class BayesianModel(nn.Module):
         levels: Mapping[str, Levels] | None = None,
         coordinates: Mapping[str, int] | None = None,
         fusion: Fusion = Fusion.SUM,
-        terms: Terms = Terms(),
+        terms: Terms | None = None,
     ) -> None:
         super().__init__()
         object.__setattr__(self, "backbone", backbone)  # frozen: neither trained nor saved
@@ -113,7 +91,7 @@ class BayesianModel(nn.Module):
         self.kl_weight = kl_weight
         self.share_rows = share_rows
         self.fusion = fusion
-        self.terms = terms
+        self.terms = terms or Terms()
         self.level_effects = nn.ModuleDict()
         self.by_level: dict[str, LevelEffect] = {}
         self.sites: dict[str, Site] = {}
@@ -169,28 +147,8 @@ class BayesianModel(nn.Module):
         with tempering, pyro.plate("rows", self.num_rows, subsample=rows, dim=-1):
             pyro.sample("label", self.scorer.label_distribution(logits), obs=labels)
             if labels is not None:
-                self._observe_terms(batch, labels, logits, flat, own)
+                observe_terms(self, batch, labels, logits, flat, own)
         return logits
-
-    def _observe_terms(
-        self,
-        batch: Batch,
-        labels: Tensor,
-        logits: Tensor,
-        values: Mapping[str, Tensor],
-        levels: Mapping[str, LevelRows],
-    ) -> None:
-        """Observe what else the loss has, as sites beside the label."""
-        if self.terms.reconstruction:
-            with self.under(values, levels):
-                tokens = log_likelihood(self.backbone, batch).view(logits.shape[:-1])
-            pyro.factor("tokens", self.terms.reconstruction * tokens)
-        if self.terms.distillation and levels:
-            coarse = self.logits(batch, values).view_as(logits)
-            pyro.sample("coarse-label", self.scorer.label_distribution(coarse), obs=labels)
-            full, held = logits.log_softmax(-1), coarse.log_softmax(-1)
-            divergence = (full.exp() * (full - held).masked_fill(full == -torch.inf, 0.0)).sum(-1)
-            pyro.factor("distillation", -divergence)
 
     def prior(self, site: str) -> pyro.distributions.TorchDistribution:
         """Return the prior of one site."""

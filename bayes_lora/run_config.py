@@ -20,9 +20,10 @@ from bayes_lora.errors import RunFolderError
 from bayes_lora.files import check_writable
 from bayes_lora.fusion import Fusion
 from bayes_lora.guides import GUIDES, Guide
-from bayes_lora.model import BayesianModel, Terms
+from bayes_lora.model import BayesianModel
 from bayes_lora.named import named_from_json, named_to_json
 from bayes_lora.scorers import SCORERS, Scorer
+from bayes_lora.terms import Terms
 
 CONFIG_FILE = "posterior.json"
 META_FILE = "meta.json"

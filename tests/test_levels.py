@@ -29,10 +29,11 @@ from bayes_lora.inference.linearise import linearise
 from bayes_lora.inference.svi import SVIModule
 from bayes_lora.level_draws import Unknown, draw_levels, find_levels
 from bayes_lora.level_effect import LevelEffect, LevelRows
-from bayes_lora.model import BayesianModel, Terms
+from bayes_lora.model import BayesianModel
 from bayes_lora.predict import predict
 from bayes_lora.reconstruction import hidden_tokens
 from bayes_lora.scorers import LabelledRows, Row, make_scorer
+from bayes_lora.terms import Terms
 from calibration import entropy, nll
 
 USER, ITEM = "by user", "by item"

@@ -111,7 +111,7 @@ def test_every_tuner(name: str, encoder: Path, minilm: Backbone, tmp_path: Path)
     backbone = BayesianAdapter.from_peft(adapted)
     start = fit([TASK], backbone, settings=START)
     assert sum(site.start.numel() for site in start.model.sites.values() if site.key) == sum(
-        parameter.numel() for parameter in backbone._trainable.values()
+        parameter.numel() for parameter in backbone._drawn.parameters.values()
     )
     with torch.no_grad(), start.model.under(start.draw(0)):
         torch.testing.assert_close(backbone.states(inputs), expected, atol=1e-6, rtol=0)

@@ -1,10 +1,10 @@
 """A backbone that PEFT has adapted: its trainable tensors are what is random.
 
 PEFT's layers have weights of their own and know nothing of rows, so each draw has a pass of its
-own: ``torch.func.functional_call`` puts a draw in the place of the tensors.
+own (``drawn_tensors.py``).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from bayes_lora.adapters import Adapter, Factor, PeftTensors
 from bayes_lora.backbone.backbone import Backbone, BackboneKind, FactorKey, Factors, Parts
+from bayes_lora.backbone.drawn_tensors import DrawnTensors, in_order
 from bayes_lora.backbone.loading import fingerprint, positions
 from bayes_lora.backbone.targets import LayerGroup, short_names, without_depth
 from bayes_lora.errors import ConfigError, UnsupportedError
@@ -84,11 +84,8 @@ class BayesianAdapter(Backbone):
             groups=_grouped(trainable, peft_model.active_adapter),
         )
         object.__setattr__(self, "peft_model", peft_model)  # registered already
-        self._trainable = trainable
+        self._drawn = DrawnTensors(trainable)
         self._virtual = peft_model.active_peft_config.num_virtual_tokens if virtual else 0
-        self._values: dict[str, Tensor] = {}
-        self._entries: Tensor | None = None
-        self._found_slots: dict[nn.Module, list[tuple[str, nn.Parameter]]] = {}
         self._check_drawn()
 
     peft_model: "PeftModel"
@@ -127,15 +124,8 @@ class BayesianAdapter(Backbone):
     @contextmanager
     def holding(self, values: Mapping[FactorKey, Tensor]) -> Iterator[None]:
         """Put values, ``[layers, *shape]``, into the model itself inside the ``with`` block."""
-        with torch.no_grad():
-            before = {name: own.clone() for name, own in self._trainable.items()}
-            for name, value in self.tensors(values).items():
-                self._trainable[name].copy_(value)
-            try:
-                yield
-            finally:
-                for name, value in before.items():
-                    self._trainable[name].copy_(value)
+        with self._drawn.held(self.tensors(values)):
+            yield
 
     def tensors(self, values: Mapping[FactorKey, Tensor]) -> dict[str, Tensor]:
         """Give each trainable tensor, by its name in PEFT, its part of ``[layers, *shape]``."""
@@ -203,23 +193,17 @@ class BayesianAdapter(Backbone):
                 "The rows of a PEFT model cannot have weights of their own: fit an attribute's "
                 "levels on the base model, with one of our adapters."
             )
-        previous = self._values
-        self._values = self.tensors({key: value.transpose(0, 1) for key, value in factors.items()})
-        try:
+        by_layer = {key: value.transpose(0, 1) for key, value in factors.items()}
+        with self._drawn.in_force(self.tensors(by_layer)):
             yield
-        finally:
-            self._values = previous
 
     @contextmanager
     def rows_using(
         self, entries: Tensor | None, rows: Tensor | None, of_rows: bool = True
     ) -> Iterator[None]:
         """Say which draw each sequence uses, as every backbone does."""
-        previous, self._entries = self._entries, entries
-        try:
+        with self._drawn.using(entries):
             yield
-        finally:
-            self._entries = previous
 
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the model without its head, a pass for each draw."""
@@ -230,10 +214,10 @@ class BayesianAdapter(Backbone):
             )
         length = inputs["input_ids"].shape[1]
         parts = [
-            (rows, self._call(self.model, tensors, own).last_hidden_state[:, -length:])
-            for rows, tensors, own in self._passes(inputs)
+            (rows, self._drawn.call(self.model, tensors, own).last_hidden_state[:, -length:])
+            for rows, tensors, own in self._drawn.passes(inputs)
         ]
-        return _in_order(parts)
+        return in_order(parts)
 
     @property
     def class_labels(self) -> tuple[str, ...]:
@@ -246,19 +230,19 @@ class BayesianAdapter(Backbone):
     def class_logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the model with its own classifier, ``[B, labels]``, a pass for each draw."""
         parts = [
-            (rows, self._call(self.model, tensors, own).logits)
-            for rows, tensors, own in self._passes(inputs)
+            (rows, self._drawn.call(self.model, tensors, own).logits)
+            for rows, tensors, own in self._drawn.passes(inputs)
         ]
-        return _in_order(parts)
+        return in_order(parts)
 
     def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the encoder of an encoder-decoder, a pass for each draw."""
         encoder = self.model.get_encoder()
         parts = [
-            (rows, self._call(encoder, tensors, own).last_hidden_state)
-            for rows, tensors, own in self._passes(inputs)
+            (rows, self._drawn.call(encoder, tensors, own).last_hidden_state)
+            for rows, tensors, own in self._drawn.passes(inputs)
         ]
-        return _in_order(parts)
+        return in_order(parts)
 
     def token_logits(
         self,
@@ -273,11 +257,11 @@ class BayesianAdapter(Backbone):
         if encoder_states is not None:
             given["encoder_states"] = encoder_states
         parts = []
-        for rows, tensors, own in self._passes(given):
+        for rows, tensors, own in self._drawn.passes(given):
             wanted = own.pop("needed")
             logits = self._own_logits(tensors, own, wanted, tokens)
             parts.append((rows.repeat_interleave(wanted.sum(1)), logits))
-        return _in_order(parts)
+        return in_order(parts)
 
     def _own_logits(
         self, tensors: Mapping[str, Tensor], own: dict[str, Any], needed: Tensor, tokens: Any
@@ -289,7 +273,7 @@ class BayesianAdapter(Backbone):
         assert self.language_model is not None
         virtual = needed.new_zeros(len(needed), self._virtual)
         with self._head.only(torch.cat([virtual, needed], 1), None):
-            logits: Tensor = self._call(self.language_model, tensors, own).logits
+            logits: Tensor = self._drawn.call(self.language_model, tensors, own).logits
         logits = logits if tokens is None else logits[:, tokens]
         return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -306,66 +290,16 @@ class BayesianAdapter(Backbone):
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self.kind is BackboneKind.ENCODER_DECODER:
             inputs["decoder_input_ids"] = ids
-        own = {name: tensor.detach() for name, tensor in self._trainable.items()}
-        originals = list(self._trainable.values())
-        with torch.enable_grad():
-            for original in originals:
-                original.requires_grad_(True)
-            output = self._call(self.language_model or self.model, own, inputs)[0]
-            used: Sequence[Tensor | None] = [None] * len(originals)
-            if output.requires_grad:
-                used = torch.autograd.grad(output.sum(), originals, allow_unused=True)
-        for name, original, gradient in zip(own, originals, used, strict=True):
-            original.requires_grad_(False)
-            if gradient is not None:
-                raise UnsupportedError(
-                    f"PEFT's {self.peft_model.active_peft_config.peft_type} keeps {name!r} where "
-                    "no draw can be put in its place, so there is no posterior over it: use "
-                    "another tuner, such as LoRA."
-                )
+        unreached = self._drawn.unreached(self.language_model or self.model, inputs)
+        if unreached:
+            raise UnsupportedError(
+                f"PEFT's {self.peft_model.active_peft_config.peft_type} keeps {unreached[0]!r} "
+                "where no draw can be put in its place, so there is no posterior over it: use "
+                "another tuner, such as LoRA."
+            )
 
     def _check_row_alignment(self) -> None:
         """Every pass has one draw, so that no row can use another's."""
-
-    def _passes(
-        self, inputs: Mapping[str, Tensor]
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor], dict[str, Any]]]:
-        """Yield each draw with its rows: their places, the draw's tensors, and their inputs."""
-        rows = len(next(iter(inputs.values())))
-        draws = len(next(iter(self._values.values()))) if self._values else 1
-        entries = self._entries
-        if entries is None and rows % draws:
-            raise ConfigError(f"{draws} draws cannot be shared evenly by {rows} rows.")
-        if entries is None:
-            entries = torch.arange(rows, device=self.device) // (rows // draws)
-        for draw in entries.unique().tolist():
-            own = (entries == draw).nonzero().squeeze(1)
-            tensors = {name: value[draw] for name, value in self._values.items()}
-            yield own, tensors, {key: value[own] for key, value in inputs.items()}
-
-    def _call(self, module: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Any:
-        """Call a part of the model with a draw in the place of its trainable tensors."""
-        by_parameter = {id(self._trainable[name]): value for name, value in tensors.items()}
-        named = {
-            name: by_parameter[id(own)].to(own.dtype)
-            for name, own in self._slots(module)
-            if id(own) in by_parameter
-        }
-        # Every place of a tensor is in `named`. Left to find them by itself, torch puts a draw
-        # twice into a module that several layers share (VB-LoRA's), and leaves it there.
-        return functional_call(module, named, (), dict(inputs), tie_weights=False)
-
-    def _slots(self, module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-        """List the places where a part of the model has its trainable tensors, by name."""
-        if module not in self._found_slots:
-            trainable = {id(own) for own in self._trainable.values()}
-            self._found_slots[module] = [
-                (f"{prefix}.{name}" if prefix else name, own)
-                for prefix, part in module.named_modules()  # shared ones once
-                for name, own in part.named_parameters(recurse=False, remove_duplicate=False)
-                if id(own) in trainable
-            ]
-        return self._found_slots[module]
 
 
 def _check(model: "PeftModel", trainable: Mapping[str, nn.Parameter]) -> None:
@@ -407,9 +341,3 @@ def _grouped(trainable: Mapping[str, nn.Parameter], adapter: str) -> list[Tensor
         group, _, factor = name.rpartition(".")
         groups.append(TensorGroup(group or "peft", tuple(layers), 0, 0, factor, values))
     return groups
-
-
-def _in_order(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Join passes, in the order of their rows."""
-    rows = torch.cat([own for own, _ in parts])
-    return torch.cat([value for _, value in parts])[rows.argsort(stable=True)]

@@ -8,7 +8,7 @@ from bayes_lora.adapters import Adapter, KronA, LoRA
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion
 from bayes_lora.inference.settings import FitSettings
-from bayes_lora.model import Terms
+from bayes_lora.terms import Terms
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 
-from bayes_lora.model import TERM_SITES
+from bayes_lora.terms import TERM_SITES
 
 
 class RowELBO(TraceMeanField_ELBO):

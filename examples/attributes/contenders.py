@@ -30,7 +30,7 @@ from bayes_lora.data import Example, Task, level_of
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion
 from bayes_lora.inference.attributes import RECIPES
-from bayes_lora.model import Terms
+from bayes_lora.terms import Terms
 
 # Of DATA, where each set lies.
 FOLDERS = {
