@@ -190,7 +190,7 @@ def test_a_folder_that_holds_another_run_is_refused_before_any_work(
 ) -> None:
     assert place.fit()[0] == 0
     before = _everything(place.folder)
-    monkeypatch.setattr(cli, "load_named", lambda *a, **k: pytest.fail("it went to work"))
+    monkeypatch.setattr(cli, "load_adapted", lambda *a, **k: pytest.fail("it went to work"))
     status, error = place.fit()
     assert status == 2
     _assert_one_line(error, r"run holds another run")
