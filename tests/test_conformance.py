@@ -57,6 +57,8 @@ SETUPS = {
     "tinystories-656K": ("class-head", "likelihood", "likelihood-letter"),
     "stories260K": ("class-head", "likelihood"),
 }
+# Both points are the same code with another prior: the slow backbones take one of them.
+POINT_TWICE = "map"
 OF_SUPPORT = [f"head.log_{name}" for name in ("count", "concentration", "spread", "degrees")]
 PAIRS = [f"{name} {scorer}" for name, scorers in SETUPS.items() for scorer in scorers]
 # Every adapter on every backbone, and every scorer: neither knows of the other.
@@ -65,6 +67,10 @@ ADAPTED = [
     *(f"{name} {scorer} lora" for name, scorers in SETUPS.items() for scorer in scorers[1:]),
 ]
 TINY_PAIRS = [pair for pair in PAIRS if pair.startswith("tiny-")]
+WITH_GUIDES, ADAPTED_WITH_GUIDES = (
+    [(own, guide) for own in pairs for guide in GUIDES if "tiny-" in own or guide != POINT_TWICE]
+    for pairs in (PAIRS, ADAPTED)
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SETTINGS = FitSettings(max_steps=3, batch_size=8, draws=4, seed=1)
 WORDS = {"good": ("bright", "warm", "kind"), "bad": ("dull", "cold", "mean")}
@@ -176,6 +182,7 @@ def _fit(setup: Setup, guide: str, adapter: Adapter | None = None, **changes: ob
     )
 
 
+@pytest.mark.parametrize(("adapted", "guide"), ADAPTED_WITH_GUIDES, indirect=["adapted"])
 def test_fit_predict_save_and_load(
     adapted: tuple[Setup, Adapter], guide: str, tmp_path: Path
 ) -> None:
@@ -219,12 +226,7 @@ def test_the_same_seed_gives_the_same_fit(tiny_setup: Setup, guide: str) -> None
     assert not all(torch.equal(first[site], other[site]) for site in first)
 
 
-@pytest.mark.parametrize(
-    ("setup", "guide"),
-    # To predict with, one point is as good as another: the slow backbones take one of them.
-    [(pair, own) for pair in PAIRS for own in GUIDES if pair in TINY_PAIRS or own != "map"],
-    indirect=["setup"],
-)
+@pytest.mark.parametrize(("setup", "guide"), WITH_GUIDES, indirect=["setup"])
 def test_predictions_do_not_depend_on_batches_order_or_chunks(setup: Setup, guide: str) -> None:
     """Rows of two tasks in one call are scored as each row alone."""
     posterior = _fit(setup, guide)
@@ -281,6 +283,7 @@ def test_accumulated_batches_equal_one_large_batch(tiny_setup: Setup) -> None:
         torch.testing.assert_close(parts.guide.mean()[site], value, atol=2e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("setup", "guide"), WITH_GUIDES, indirect=["setup"])
 def test_checkpointing_changes_memory_and_not_the_fit(setup: Setup, guide: str) -> None:
     _skip_rounding(setup)
     (plain, plain_calls), (checkpointed, calls) = (
@@ -311,6 +314,7 @@ def _fit_and_count(setup: Setup, guide: str, checkpointing: bool) -> tuple[Poste
     return fit(setup.tasks, backbone, scorer=setup.scorer, guide=guide, settings=settings), calls
 
 
+@pytest.mark.parametrize(("setup", "guide"), WITH_GUIDES, indirect=["setup"])
 def test_bfloat16_backbone_keeps_a_float32_posterior(setup: Setup, guide: str) -> None:
     backbone = load_backbone(setup.name, dtype=torch.bfloat16)
     posterior = fit(setup.tasks, backbone, scorer=setup.scorer, guide=guide, settings=SETTINGS)
