@@ -1,13 +1,11 @@
 """How many numbers an adapter has, and the rank at which it has as many as another."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from bayes_lora.adapters import Adapter
 from bayes_lora.backbone import Backbone
-from bayes_lora.backbone.targets import LayerGroup
 from bayes_lora.errors import ConfigError
 
 MOST_RANK = 4096
@@ -15,7 +13,11 @@ MOST_RANK = 4096
 
 def parameters(adapter: Adapter, backbone: Backbone) -> int:
     """Count the entries of all factors in a backbone's layers; constants are not counted."""
-    return _count(adapter, backbone.groups)
+    return sum(
+        math.prod(factor.stacked(len(group.layers)))
+        for group in backbone.groups
+        for factor in adapter.factors(group.d_in, group.d_out).values()
+    )
 
 
 def matched(adapter: Adapter, to: Adapter, backbone: Backbone) -> Adapter:
@@ -31,34 +33,24 @@ def matched(adapter: Adapter, to: Adapter, backbone: Backbone) -> Adapter:
     """
     if getattr(adapter, "rank", None) is None:
         raise ConfigError(f"{adapter} has no rank that could be changed.")
-    target = _count(to, backbone.groups)
+    target = parameters(to, backbone)
     ranked: Any = adapter  # a dataclass with a rank
+
+    def count(rank: int) -> int:
+        return parameters(replace(ranked, rank=rank), backbone)
+
     low, high = 1, MOST_RANK
     while low < high:  # the largest rank that is not above
         middle = (low + high + 1) // 2
-        if _count(replace(ranked, rank=middle), backbone.groups) <= target:
+        if count(middle) <= target:
             low = middle
         else:
             high = middle - 1
-    best = min(
-        (low, low + 1), key=lambda rank: _distance(replace(ranked, rank=rank), backbone, target)
-    )
+    best = min((low, low + 1), key=lambda rank: abs(count(rank) - target))
     found: Adapter = replace(ranked, rank=best)
-    if _count(found, backbone.groups) > 1.5 * target:
+    if count(best) > 1.5 * target:
         raise ConfigError(
-            f"{found} has {_count(found, backbone.groups)} parameters at the lowest rank, and {to} "
-            f"has {target}: give the other more."
+            f"{found} has {count(best)} parameters at the lowest rank, and {to} has {target}: give "
+            "the other more."
         )
     return found
-
-
-def _distance(adapter: Adapter, backbone: Backbone, target: int) -> int:
-    return abs(_count(adapter, backbone.groups) - target)
-
-
-def _count(adapter: Adapter, groups: Sequence[LayerGroup]) -> int:
-    return sum(
-        math.prod(factor.stacked(len(group.layers)))
-        for group in groups
-        for factor in adapter.factors(group.d_in, group.d_out).values()
-    )

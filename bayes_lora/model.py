@@ -108,7 +108,7 @@ class BayesianModel(nn.Module):
             for key, (factor, start) in described.items():
                 self._add(".".join(key), factor, effect.prior_of(key[2]), key, start)
         for name, factor in scorer.factors(backbone.hidden_size).items():
-            start = _start(factor, generator)
+            start = factor.start(factor.shape, generator)
             self._add(f"{HEAD}.{name}", factor, head_prior, None, start)
 
     backbone: Backbone
@@ -296,13 +296,6 @@ class BayesianModel(nn.Module):
         module = prior.build(start, factor.unit)
         self.priors[parameter_name(name)] = module
         self._prior_of[name] = module
-
-
-def _start(factor: Factor, generator: torch.Generator) -> Tensor:
-    """Make the value a fit starts at."""
-    if factor.starts_at_zero:
-        return torch.zeros(factor.shape)
-    return torch.randn(factor.shape, generator=generator) * factor.unit
 
 
 def level_site(effect: str) -> str:

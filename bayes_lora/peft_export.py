@@ -97,11 +97,11 @@ def _write_own(posterior: Posterior, values: Mapping[str, Tensor], folder: Path)
     factors = posterior.model.factors(
         {name: value.unsqueeze(0) for name, value in values.items()}, posterior.model.adapters
     )
-    _save(_as_peft(backbone, names, factors, pissa), folder / WEIGHTS)
+    _save(_as_peft(backbone, names, factors), folder / WEIGHTS)
     scales = {
         key: value.unsqueeze(0) for key, value in _by_key(posterior, _scales(posterior)).items()
     }
-    return _as_peft(backbone, names, scales, pissa=False, relative=True)
+    return _as_peft(backbone, names, scales)
 
 
 def _exported(posterior: Posterior) -> LoRA:
@@ -131,25 +131,22 @@ def _as_peft(
     backbone: Backbone,
     names: Mapping[str, str],
     factors: Mapping[FactorKey, Tensor],
-    pissa: bool,
-    relative: bool = False,
 ) -> dict[str, Tensor]:
     """Name the layers' tensors as PEFT does.
 
     Args:
         backbone: Has the layers.
         names: Of these, as ``_names`` gives them.
-        factors: Values ``[1, layers, *shape]``.
-        pissa: Whether to take away what PiSSA started at: twice the rank.
-        relative: Whether magnitudes are to stay shares of the frozen weights' norms.
+        factors: Values ``[1, layers, *shape]``. With the adapter's constants among them, what
+            PiSSA started at is taken away, and DoRA's magnitudes are no shares of a norm any more.
     """
     found = {}
     for group in backbone.groups:
         own = {key[2]: value[0] for key, value in factors.items() if key[1] == group.name}
-        if pissa:
+        if "A0" in own:
             own["A"] = torch.cat([own["A"], own["A0"]], dim=1)
             own["B"] = torch.cat([own["B"], -own["B0"]], dim=2)
-        if "norm" in own and not relative:
+        if "norm" in own:
             own["magnitude"] = own["norm"] * (1 + own["magnitude"])
         for factor, name in NAMES.items():
             for layer, value in zip(group.layers, own.get(factor, ()), strict=factor in own):

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from bayes_lora.backbone import Backbone, BackboneKind
+from bayes_lora.backbone.precision import float32_or_wider
 from bayes_lora.errors import ConfigError, UnsupportedError
 from bayes_lora.scorers import Row
 from bayes_lora.scorers.padding import padded
@@ -144,7 +145,7 @@ def _logits(backbone: Backbone, inputs: Mapping[str, Tensor], needed: Tensor) ->
         logits = _tied_logits(backbone, states)
     else:
         logits = head(inputs_embeds=states.unsqueeze(0)).logits[0]
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return float32_or_wider(logits)
 
 
 def _tied_logits(backbone: Backbone, states: Tensor) -> Tensor:

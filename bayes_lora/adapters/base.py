@@ -31,6 +31,12 @@ class Factor:
         """Return the shape of all layers' tensors together, shared ones once."""
         return (-(-layers // self.span), *self.shape)
 
+    def start(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Make the value that a fit starts at, float32: zero, or Normal(0, unit^2)."""
+        if self.starts_at_zero:
+            return torch.zeros(shape)
+        return torch.randn(shape, generator=generator) * self.unit
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -105,9 +111,7 @@ class Adapter(ABC):
             Factor name to ``[layers, *shape]``, float32, layers that share one counted once.
         """
         return {
-            name: torch.zeros(factor.stacked(layers.number))
-            if factor.starts_at_zero
-            else torch.randn(factor.stacked(layers.number), generator=generator) * factor.unit
+            name: factor.start(factor.stacked(layers.number), generator)
             for name, factor in self.factors(layers.d_in, layers.d_out).items()
         }
 

@@ -22,6 +22,7 @@ from bayes_lora.backbone.adapted_linear import (
     wrap_layers,
 )
 from bayes_lora.backbone.head import SelectiveHead
+from bayes_lora.backbone.precision import float32_or_wider
 from bayes_lora.backbone.targets import LayerGroup, find_layer_groups
 from bayes_lora.backbone.tokens import (
     TokenIds,
@@ -306,7 +307,7 @@ class Backbone(nn.Module):
         with self._head.only(needed, tokens if restricts else None):
             logits = self.language_model(**given).logits
         logits = logits if tokens is None or restricts else logits[:, tokens]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return float32_or_wider(logits)
 
     def _check_row_alignment(self) -> None:
         """Run two rows of three tokens; every adapted layer must see them as rows of tokens.

@@ -19,6 +19,7 @@ from bayes_lora.adapters import Adapter, Factor, PeftTensors
 from bayes_lora.backbone.backbone import Backbone, BackboneKind, FactorKey, Factors, Parts
 from bayes_lora.backbone.drawn_tensors import DrawnTensors, in_order
 from bayes_lora.backbone.loading import fingerprint, positions
+from bayes_lora.backbone.precision import float32_or_wider
 from bayes_lora.backbone.targets import LayerGroup, short_names, without_depth
 from bayes_lora.errors import ConfigError, UnsupportedError
 
@@ -275,7 +276,7 @@ class BayesianAdapter(Backbone):
         with self._head.only(torch.cat([virtual, needed], 1), None):
             logits: Tensor = self._drawn.call(self.language_model, tensors, own).logits
         logits = logits if tokens is None else logits[:, tokens]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return float32_or_wider(logits)
 
     def _groups(self) -> list[TensorGroup]:
         return [group for group in self.groups if isinstance(group, TensorGroup)]

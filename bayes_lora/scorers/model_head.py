@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from bayes_lora.adapters import Factor
 from bayes_lora.backbone import Backbone, BayesianAdapter
+from bayes_lora.backbone.precision import float32_or_wider
 from bayes_lora.errors import UnsupportedError
 from bayes_lora.scorers.base import Batch
 from bayes_lora.scorers.class_head import ClassHead
@@ -37,8 +37,7 @@ class ModelHead(ClassHead):
     def embed(self, backbone: Backbone, inputs: Batch) -> Tensor:
         """Give the logits of texts, ``[B, labels]``, float32 or wider."""
         assert isinstance(backbone, BayesianAdapter)
-        logits = backbone.class_logits(inputs)
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return float32_or_wider(backbone.class_logits(inputs))
 
     def features(
         self, backbone: Backbone, batch: Batch, shared: Tensor | None = None

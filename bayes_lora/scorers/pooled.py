@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bayes_lora.backbone import Backbone, TokenIds
+from bayes_lora.backbone.precision import float32_or_wider
 from bayes_lora.scorers.base import Batch, Row, Scorer
 
 INPUT = "input"
@@ -20,7 +21,7 @@ class PooledScorer(Scorer):
     def embed(self, backbone: Backbone, inputs: Batch) -> Tensor:
         """Pool the states of texts, ``[B, hidden_size]``, float32 or wider."""
         pooled = pool(backbone.states(inputs), inputs["attention_mask"], self.pooling)
-        return pooled if pooled.dtype == torch.float64 else pooled.float()
+        return float32_or_wider(pooled)
 
     def embed_all(self, backbone: Backbone, batch: Batch, name: str) -> Tensor:
         """Embed the texts of ``in_blocks``, ``[texts, hidden_size]``, in the order given there.
