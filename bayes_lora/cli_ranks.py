@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from bayes_lora.posterior import Posterior
-from bayes_lora.ranks import effective_ranks, prune
+from bayes_lora.ranks import effective_ranks, prune, rank_of
 from bayes_lora.run_config import check_free
 
 SHOWN = 4  # singular values of a layer
@@ -25,5 +25,4 @@ def run_ranks(arguments: argparse.Namespace) -> None:
     if arguments.prune:
         pruned = prune(posterior)
         pruned.save_pretrained(arguments.prune)
-        rank = max(len(layer.values) for layer in effective_ranks(pruned))
-        print(f"Posterior of rank {rank} written to {arguments.prune}")
+        print(f"Posterior of rank {rank_of(pruned)} written to {arguments.prune}")

@@ -106,14 +106,13 @@ def _write_own(posterior: Posterior, values: Mapping[str, Tensor], folder: Path)
 
 def _exported(posterior: Posterior) -> LoRA:
     """Return the one adapter that everybody shares, if PEFT has it."""
-    effects = posterior.config.effects
-    if len(effects) == 1 and effects[0].by is None and type(effects[0].adapter) in (LoRA, DoRA):
-        adapter = effects[0].adapter
-        assert isinstance(adapter, LoRA)
+    adapter = posterior.config.shared_adapter
+    if isinstance(adapter, LoRA) and type(adapter) in (LoRA, DoRA):
         return adapter
+    kinds = ", ".join(str(effect.adapter) for effect in posterior.config.effects)
     raise UnsupportedError(
         f"PEFT has LoRA and DoRA for all rows alike, and this run has "
-        f"{', '.join(str(effect.adapter) for effect in effects) or 'no adapter'}: merge a draw "
+        f"{kinds or 'no adapter'}: merge a draw "
         "into the model instead (--merged)."
     )
 

@@ -83,28 +83,37 @@ def prune(posterior: Posterior) -> Posterior:
     config = replace(posterior.config, effects=(replace(effect, adapter=smaller),))
     model, guide = config.build(posterior.model.backbone)
     states = posterior.guide.state_dict(), posterior.model.state_dict()
+    turns = {}  # of each site, by its name in a state
     for group, A, B in _groups(posterior):
         turned = [_rotation(b, a, rank) for b, a in zip(B, A, strict=True)]
-        of_B, of_A = (torch.stack(part) for part in zip(*turned, strict=True))
-        for state in states:
-            for name, value in state.items():
-                for site, along in (("A", of_A), ("B", of_B)):
-                    if parameter_name(_site(group.name, site)) in name.split("."):
-                        state[name] = _turned(value, along, site == "A", "log_scale" in name)
+        for factor, part in zip(("B", "A"), zip(*turned, strict=True), strict=True):
+            turns[parameter_name(_site(group.name, factor))] = factor == "A", torch.stack(part)
+    for state in states:
+        for name, value in state.items():
+            for is_A, along in (turns[own] for own in name.split(".") if own in turns):
+                state[name] = _turned(value, along, is_A, "log_scale" in name)
     guide.load_state_dict(states[0])
     model.load_state_dict(states[1])
     return Posterior(model, guide, config)
 
 
+def rank_of(posterior: Posterior) -> int:
+    """Return the rank that a run has, used or not.
+
+    Raises:
+        UnsupportedError: As ``effective_ranks``.
+    """
+    return _adapter(posterior).rank
+
+
 def _adapter(posterior: Posterior) -> LoRA:
     """Return the LoRA whose rank can be counted."""
-    effects = posterior.config.effects
-    kinds = [type(own.adapter).__name__ for own in effects]
-    if len(effects) == 1 and effects[0].by is None and isinstance(posterior.guide, MeanField):
-        adapter = effects[0].adapter
-        named = isinstance(adapter, LoRA) and set(adapter.factors(1, 1)) == {"A", "B"}
-        if named and adapter.start is not LoRAStart.PISSA:  # type: ignore[attr-defined]
-            return adapter  # type: ignore[return-value]
+    adapter = posterior.config.shared_adapter
+    if isinstance(adapter, LoRA) and isinstance(posterior.guide, MeanField):
+        plain = set(adapter.factors(1, 1)) == {"A", "B"} and adapter.start is not LoRAStart.PISSA
+        if plain:
+            return adapter
+    kinds = [type(own.adapter).__name__ for own in posterior.config.effects]
     raise UnsupportedError(
         "A rank is counted of one LoRA for all rows alike, without a PiSSA start and with the "
         f"guide mean-field; this run has {', '.join(kinds) or 'no adapter'} and "

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from bayes_lora.adapters import Adapter
 from bayes_lora.backbone import Backbone, BayesianAdapter, load_backbone
 from bayes_lora.backbone.peft_loading import load_peft
 from bayes_lora.backbone.peft_model import FOLDER as PEFT_FOLDER
@@ -67,6 +68,12 @@ class PosteriorConfig:
     fusion: Fusion = Fusion.SUM
     terms: Terms = field(default_factory=Terms)
     separated: bool = False
+
+    @property
+    def shared_adapter(self) -> Adapter | None:
+        """The adapter, if there is one and all rows share it."""
+        alone = len(self.effects) == 1 and self.effects[0].by is None
+        return self.effects[0].adapter if alone else None
 
     def build(self, backbone: Backbone) -> tuple[BayesianModel, Guide]:
         """Make the Pyro program and its guide, at their starting values."""

@@ -361,6 +361,11 @@ class Backbone(nn.Module):
         return LoRA()
 
     @property
+    def class_labels(self) -> tuple[str, ...]:
+        """The labels of the model's own classifier, in the order of its logits; empty: none."""
+        return ()
+
+    @property
     def row_aligned(self) -> bool:
         """Whether rows of one pass may use different draws."""
         return True

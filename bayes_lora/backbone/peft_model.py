@@ -214,11 +214,7 @@ class BayesianAdapter(Backbone):
                 "scorer likelihood."
             )
         length = inputs["input_ids"].shape[1]
-        parts = [
-            (rows, self._drawn.call(self.model, tensors, own).last_hidden_state[:, -length:])
-            for rows, tensors, own in self._drawn.passes(inputs)
-        ]
-        return in_order(parts)
+        return self._by_draw(self.model, inputs, "last_hidden_state")[:, -length:]
 
     @property
     def class_labels(self) -> tuple[str, ...]:
@@ -230,20 +226,11 @@ class BayesianAdapter(Backbone):
 
     def class_logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the model with its own classifier, ``[B, labels]``, a pass for each draw."""
-        parts = [
-            (rows, self._drawn.call(self.model, tensors, own).logits)
-            for rows, tensors, own in self._drawn.passes(inputs)
-        ]
-        return in_order(parts)
+        return self._by_draw(self.model, inputs, "logits")
 
     def encoder_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the encoder of an encoder-decoder, a pass for each draw."""
-        encoder = self.model.get_encoder()
-        parts = [
-            (rows, self._drawn.call(encoder, tensors, own).last_hidden_state)
-            for rows, tensors, own in self._drawn.passes(inputs)
-        ]
-        return in_order(parts)
+        return self._by_draw(self.model.get_encoder(), inputs, "last_hidden_state")
 
     def token_logits(
         self,
@@ -263,6 +250,15 @@ class BayesianAdapter(Backbone):
             logits = self._own_logits(tensors, own, wanted, tokens)
             parts.append((rows.repeat_interleave(wanted.sum(1)), logits))
         return in_order(parts)
+
+    def _by_draw(self, module: nn.Module, inputs: Mapping[str, Tensor], wanted: str) -> Tensor:
+        """Call a part of the model once for each draw, and join what is wanted of its output."""
+        return in_order(
+            [
+                (rows, getattr(self._drawn.call(module, tensors, own), wanted))
+                for rows, tensors, own in self._drawn.passes(inputs)
+            ]
+        )
 
     def _own_logits(
         self, tensors: Mapping[str, Tensor], own: dict[str, Any], needed: Tensor, tokens: Any

@@ -67,7 +67,7 @@ class ModelSettings:
         own = dict.fromkeys(sorted(projections), self.projection_prior)
         if by is None:
             for name in sorted(adapter.relevance_factors):
-                scale = self.update_prior.scale if hasattr(self.update_prior, "scale") else 1.0
+                scale = getattr(self.update_prior, "scale", 1.0)  # a Flat one has none
                 own[name] = LearnedNormal(scale, by_column=True)
             return Effect(POPULATION, adapter, self.update_prior, own)
         return Effect(f"by {by}", adapter, self.level_prior, own, by)

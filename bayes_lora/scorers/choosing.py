@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bayes_lora.backbone import Backbone, BackboneKind, BayesianAdapter
+from bayes_lora.backbone import Backbone, BackboneKind
 from bayes_lora.data import Example, Kind, Task, TaskSet
 from bayes_lora.errors import ConfigError, InputDataError, UnsupportedError
 from bayes_lora.scorers.base import Scorer
@@ -33,7 +33,7 @@ def default_scorer(backbone: Backbone, tasks: Sequence[Task], *, zero_shot: bool
         label set; else, and before any fit, what scores options by their text: ``similarity`` for
         an encoder, ``likelihood`` for a language model.
     """
-    if isinstance(backbone, BayesianAdapter) and backbone.class_labels:
+    if backbone.class_labels:
         return "model-head"
     seq2seq = backbone.kind is BackboneKind.ENCODER_DECODER
     if not zero_shot and not seq2seq and _label_sets(tasks) == 1:

@@ -58,7 +58,7 @@ def class_labels(backbone: Backbone) -> tuple[str, ...]:
     Raises:
         UnsupportedError: It has no classifier.
     """
-    if not isinstance(backbone, BayesianAdapter) or not backbone.class_labels:
+    if not backbone.class_labels:
         raise UnsupportedError(
             f"The scorer 'model-head' needs a PEFT model for sequence classification, and backbone "
             f"{backbone.name!r} is none: use class-head."
