@@ -18,7 +18,7 @@ from bayes_lora.data.wording import listed, meant
 from bayes_lora.errors import ConfigError
 from bayes_lora.inference import FitSettings
 from bayes_lora.inference.attributes import RECIPES, AttributeSettings
-from bayes_lora.inference.fit import DEFAULTS
+from bayes_lora.inference.methods import DEFAULTS, family_of
 from bayes_lora.scorers import Scorer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -98,7 +98,7 @@ def fit_choices(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = RECIPES[arguments.recipe](columns) if arguments.recipe else {}
     guide = arguments.guide or recipe.get("guide", "mean-field")
     views = _views(arguments, recipe.get("attributes") or AttributeSettings(columns))
-    views.check(guide)  # before the work, not after it
+    views.check(family_of(guide))  # before the work, not after it
     settings = partial(replace, recipe.get("settings") or FitSettings())
     return {
         "guide": guide,

@@ -11,7 +11,7 @@ import numpy as np
 
 from bayes_lora.data import Example
 from bayes_lora.errors import ConfigError, check_seed
-from bayes_lora.guides import LevelNormals
+from bayes_lora.guides import LevelNormals, MeanField
 from bayes_lora.inference.levels import MEASURED
 from bayes_lora.inference.linearise import Linearised, linearise
 from bayes_lora.level_effect import LevelEffect
@@ -136,9 +136,9 @@ def check_levels(config: PosteriorConfig) -> None:
             "This run was fitted without attributes, so it knows of no levels: fit one with "
             "--attributes and the columns whose levels may differ, such as user_id."
         )
-    if config.guide != "mean-field":
+    if not isinstance(config.guide, MeanField):
         raise ConfigError(
-            f"The guide {config.guide!r} has points, which do not say how sure they are of a "
+            f"The guide {config.guide} has points, which do not say how sure they are of a "
             "level: fit with the guide 'mean-field'."
         )
 

@@ -14,8 +14,10 @@ from bayes_lora.backbone import Backbone, BayesianAdapter, FactorKey
 from bayes_lora.backbone.peft_loading import the_library
 from bayes_lora.errors import UnsupportedError
 from bayes_lora.files import atomic_folder
+from bayes_lora.guides import GUIDES
 from bayes_lora.merging import one_draw
 from bayes_lora.model import HEAD
+from bayes_lora.named import name_of
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import check_free
 from bayes_lora.scorers import LetterLikelihood, Likelihood
@@ -58,7 +60,7 @@ def export_peft(
         head = {n.split(".", 1)[1]: v for n, v in values.items() if n.startswith(f"{HEAD}.")}
         _save(head, unfinished / HEAD_FILE)
         about = {
-            "guide": posterior.config.guide,
+            "guide": name_of(posterior.config.guide, GUIDES),
             "draw": draw,
             "seed": seed,
             "labels": posterior.config.label_sets,
@@ -73,7 +75,7 @@ def _write_peft_model(posterior: Posterior, values: Mapping[str, Tensor], folder
     scales = {}
     with backbone.holding(_by_key(posterior, values)):
         backbone.save_peft(folder)
-    for layer, value in backbone.tensors(_by_key(posterior, _scales(posterior))).items():
+    for layer, value in backbone.tensors(_by_key(posterior, posterior.guide.stddev())).items():
         scales[layer.replace(f".{backbone.peft_model.active_adapter}", "")] = value
     return scales
 
@@ -99,7 +101,8 @@ def _write_own(posterior: Posterior, values: Mapping[str, Tensor], folder: Path)
     )
     _save(_as_peft(backbone, names, factors), folder / WEIGHTS)
     scales = {
-        key: value.unsqueeze(0) for key, value in _by_key(posterior, _scales(posterior)).items()
+        key: value.unsqueeze(0)
+        for key, value in _by_key(posterior, posterior.guide.stddev()).items()
     }
     return _as_peft(backbone, names, scales)
 
@@ -156,12 +159,6 @@ def _as_peft(
 def _by_key(posterior: Posterior, values: Mapping[str, Tensor]) -> dict[FactorKey, Tensor]:
     sites = posterior.model.sites
     return {key: values[n] for n, site in sites.items() if (key := site.key) and n in values}
-
-
-def _scales(posterior: Posterior) -> dict[str, Tensor]:
-    """Give the standard deviations of the sites that have one."""
-    found = {name: posterior.guide.distribution(name) for name in posterior.model.sites}
-    return {name: own.stddev.detach() for name, own in found.items() if own is not None}
 
 
 def _scores_tokens(posterior: Posterior) -> bool:

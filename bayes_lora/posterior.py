@@ -16,7 +16,7 @@ from bayes_lora.data import Example, level_of
 from bayes_lora.effects import Normal
 from bayes_lora.errors import ConfigError
 from bayes_lora.files import atomic_folder
-from bayes_lora.guides import Guide, sample
+from bayes_lora.guides import MLE, Guide, sample
 from bayes_lora.level_draws import FoundLevels, Unknown, draw_levels, find_levels
 from bayes_lora.marginal import around
 from bayes_lora.model import BayesianModel
@@ -76,7 +76,7 @@ class Posterior:
             )
         config = PosteriorConfig(
             scorer=make_scorer(scorer, backbone, ()),
-            guide="mle",
+            guide=MLE(),
             effects=(),
             head_prior=Normal(),
             label_sets=(),
@@ -140,8 +140,8 @@ class Posterior:
 
         Args:
             examples: Inputs with their options; at least one (``unlabelled`` makes them of texts).
-            draws: Draws to average over; 0 predicts with the posterior mean. A point has nothing
-                to average, so one draw is taken.
+            draws: Draws to average over; 0 predicts with the posterior mean. No more are taken
+                than differ: one of a point, each member of an ensemble.
             seed: Of the draws.
             tokens_per_pass: Most tokens in one forward pass; None for the device's default.
             keep_draws: Also return each draw's probabilities.
@@ -159,7 +159,7 @@ class Posterior:
         if not examples:
             raise ConfigError("Prediction needs at least one example.")
         check_scorable(self.config.scorer, self.model.backbone, examples)
-        num_draws = draws if self.guide.random else min(draws, 1)
+        num_draws = min(draws, self.guide.most_draws or draws)
         asked = self._unknown(unknown, num_draws)
         run = partial(
             self._predict, num_draws=num_draws, seed=seed, tokens_per_pass=tokens_per_pass

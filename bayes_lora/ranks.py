@@ -13,7 +13,7 @@ from torch import Tensor
 from bayes_lora.adapters import LoRA, LoRAStart
 from bayes_lora.backbone.targets import LayerGroup
 from bayes_lora.errors import UnsupportedError
-from bayes_lora.guides import MeanField
+from bayes_lora.guides import MeanFieldGuide
 from bayes_lora.model import parameter_name
 from bayes_lora.posterior import Posterior
 
@@ -109,7 +109,7 @@ def rank_of(posterior: Posterior) -> int:
 def _adapter(posterior: Posterior) -> LoRA:
     """Return the LoRA whose rank can be counted."""
     adapter = posterior.config.shared_adapter
-    if isinstance(adapter, LoRA) and isinstance(posterior.guide, MeanField):
+    if isinstance(adapter, LoRA) and isinstance(posterior.guide, MeanFieldGuide):
         plain = set(adapter.factors(1, 1)) == {"A", "B"} and adapter.start is not LoRAStart.PISSA
         if plain:
             return adapter

@@ -20,7 +20,7 @@ from bayes_lora.effects import Effect, Prior
 from bayes_lora.errors import RunFolderError
 from bayes_lora.files import check_writable
 from bayes_lora.fusion import Fusion
-from bayes_lora.guides import GUIDES, Guide
+from bayes_lora.guides import GUIDES, Family, Guide
 from bayes_lora.model import BayesianModel
 from bayes_lora.named import named_from_json, named_to_json
 from bayes_lora.scorers import SCORERS, Scorer
@@ -30,7 +30,7 @@ CONFIG_FILE = "posterior.json"
 META_FILE = "meta.json"
 ADAPTED_FILE = "adapted.json"
 DESCRIPTIONS = (CONFIG_FILE, META_FILE, ADAPTED_FILE)  # of the three kinds of run
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PosteriorConfig:
 
     Args:
         scorer: How options are scored.
-        guide: The guide's name in ``GUIDES``.
+        guide: The posterior's family and its settings.
         effects: The terms of the model; none: the pretrained model.
         head_prior: Prior of the scorer's own weights.
         label_sets: The different label sets of the tasks it was fitted to.
@@ -55,7 +55,7 @@ class PosteriorConfig:
     """
 
     scorer: Scorer
-    guide: str
+    guide: Family
     effects: tuple[Effect, ...]
     head_prior: Prior
     label_sets: tuple[tuple[str, ...], ...]
@@ -90,7 +90,7 @@ class PosteriorConfig:
             fusion=self.fusion,
             terms=self.terms,
         ).to(backbone.device)
-        return model, GUIDES[self.guide](model).to(backbone.device)
+        return model, self.guide.build(model).to(backbone.device)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def describe(config: PosteriorConfig, backbone: Backbone) -> dict[str, Any]:
     return origin(FORMAT, backbone) | {
         "scorer": named_to_json(config.scorer, SCORERS),
         "label_sets": config.label_sets,
-        "guide": config.guide,
+        "guide": named_to_json(config.guide, GUIDES),
         "effects": [effect.to_json() for effect in config.effects],
         "head_prior": config.head_prior.to_json(),
         "num_rows": config.num_rows,
@@ -226,10 +226,10 @@ def read_config(path: Path) -> tuple[PosteriorConfig, RecordedBackbone]:
     """
     described = read_described(path, FORMAT)
     try:
-        config = PosteriorConfig(
+        return PosteriorConfig(
             scorer=named_from_json(described["scorer"], SCORERS),
             label_sets=tuple(tuple(labels) for labels in described["label_sets"]),
-            guide=described["guide"],
+            guide=named_from_json(described["guide"], GUIDES),
             effects=tuple(Effect.from_json(effect) for effect in described["effects"]),
             head_prior=Prior.from_json(described["head_prior"]),
             num_rows=described["num_rows"],
@@ -241,10 +241,7 @@ def read_config(path: Path) -> tuple[PosteriorConfig, RecordedBackbone]:
             fusion=Fusion(described.get("fusion", Fusion.SUM)),
             terms=Terms(**described.get("terms", {})),
             separated=described.get("separated", False),
-        )
-        if config.guide not in GUIDES:
-            raise KeyError(config.guide)
-        return config, RecordedBackbone(**described["backbone"])
+        ), RecordedBackbone(**described["backbone"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(f"{path} does not describe a posterior: {error!r}.") from error
 

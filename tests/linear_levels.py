@@ -12,7 +12,7 @@ from torch import Tensor
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Levels, unlabelled
 from bayes_lora.effects import Effect, Normal, Pooled, Prior
-from bayes_lora.guides import MeanField
+from bayes_lora.guides import MeanFieldGuide
 from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import LabelledRows
 from bayes_lora.scorers.pooled import pool
@@ -98,9 +98,9 @@ class LevelProblem:
         ]
         return LabelledRows(rows, self.labels.tolist())
 
-    def guide(self) -> MeanField:
+    def guide(self) -> MeanFieldGuide:
         """A guide whose population is known to be the pretrained weights."""
-        return MeanField(self.model, initial_scale=1e-6).double()
+        return MeanFieldGuide(self.model, initial_scale=1e-6).double()
 
     def _closed_form(self, scorer: LinearScorer) -> tuple[Tensor, Tensor]:
         """Logits at the population ``[N, options]``, derivatives ``[N, options, WIDTH]``."""

@@ -22,7 +22,7 @@ from bayes_lora.data import Example, Levels
 from bayes_lora.effects import Effect, Flat, Normal, Pooled, Prior
 from bayes_lora.errors import ConfigError, DataWarning
 from bayes_lora.fusion import Fusion
-from bayes_lora.guides import LevelPoints, Point
+from bayes_lora.guides import LevelPoints, PointGuide
 from bayes_lora.inference.attributes import AttributeSettings
 from bayes_lora.inference.levels import fit_levels
 from bayes_lora.inference.linearise import linearise
@@ -661,7 +661,7 @@ def test_every_levels_prior_has_weight_one_in_expectation() -> None:
 def _loss(program: Program, extra: Mapping[str, Tensor]) -> tuple[float, float]:
     """The loss of all rows with their levels, as trained, and its labels' and priors' part."""
     model = program.model
-    guide = Point(model).double()
+    guide = PointGuide(model).double()
     for name, value in program.values.items():
         guide.loc[name.replace(".", "/")].data.copy_(value[0])
     for name, value in program.coordinates.items():

@@ -15,6 +15,7 @@ from bayes_lora.adapters import DoRA, KronA, LoRA, RankedLoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.effects import Effect
 from bayes_lora.errors import ConfigError, UnsupportedError
+from bayes_lora.guides import MeanField
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.ranks import effective_ranks, prune
 from bayes_lora.run_config import PosteriorConfig
@@ -48,7 +49,7 @@ def fitted(rank: int) -> tuple[Posterior, list[Row]]:
         table = backbone.model.lin(inputs) + inputs @ update.T + NOISE * torch.randn(ROWS, D_OUT)
     config = PosteriorConfig(
         scorer=VectorScorer(table, torch.full((ROWS,), NOISE)),
-        guide="mean-field",
+        guide=MeanField(),
         effects=(
             Effect(
                 "population",

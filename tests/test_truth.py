@@ -18,7 +18,7 @@ from pyro.infer.autoguide import (
 )
 from tiny_backbones import WordTokenizer
 
-from bayes_lora.guides import MeanField
+from bayes_lora.guides import MeanField, MeanFieldGuide
 from bayes_lora.inference.svi import FitSettings, SVIModule, fit_svi
 
 KEY = SITE.replace(".", "/")
@@ -29,15 +29,15 @@ def problem() -> Problem:
     return Problem(24, WordTokenizer())
 
 
-def _set(guide: MeanField, mean: np.ndarray, scale: np.ndarray) -> None:
+def _set(guide: MeanFieldGuide, mean: np.ndarray, scale: np.ndarray) -> None:
     with torch.no_grad():
         guide.loc[KEY].copy_(torch.tensor(mean).view_as(guide.loc[KEY]))
         guide.log_scale[KEY].copy_(torch.tensor(scale).log().view_as(guide.loc[KEY]))
 
 
-def _mean_field(problem: Problem, seed: int) -> MeanField:
+def _mean_field(problem: Problem, seed: int) -> MeanFieldGuide:
     generator = np.random.default_rng(seed)
-    guide = MeanField(problem.model).double()
+    guide = MeanField().build(problem.model).double()
     _set(guide, generator.normal(size=6), np.exp(generator.normal(size=6) - 2))
     return guide
 
@@ -100,7 +100,7 @@ def test_at_the_exact_posterior_every_draw_gives_the_log_evidence(problem: Probl
 def test_fit_reaches_the_exact_mean_field_posterior() -> None:
     """Minibatches, row groups and Trainer included: means and scales are the exact ones."""
     problem = Problem(24, WordTokenizer(), torch.float32)
-    guide = MeanField(problem.model)
+    guide = MeanField().build(problem.model)
     settings = FitSettings(
         max_steps=1500, batch_size=12, draws=4, learning_rate=0.02, scale_learning_rate=0.02
     )

@@ -1,19 +1,24 @@
 """Variational families by name, one a file."""
 
 from bayes_lora.guides.base import Guide, sample
+from bayes_lora.guides.family import Family
 from bayes_lora.guides.levels import LevelGuide, LevelNormals, LevelPoints
-from bayes_lora.guides.mean_field import MeanField
-from bayes_lora.guides.point import Point
+from bayes_lora.guides.mean_field import MeanField, MeanFieldGuide
+from bayes_lora.guides.point import MAP, MLE, PointGuide
 
-GUIDES: dict[str, type[Guide]] = {"mean-field": MeanField, "map": Point, "mle": Point}
+GUIDES: dict[str, type[Family]] = {"mean-field": MeanField, "map": MAP, "mle": MLE}
 
 __all__ = [
     "GUIDES",
+    "MAP",
+    "MLE",
+    "Family",
     "Guide",
     "LevelGuide",
     "LevelNormals",
     "LevelPoints",
     "MeanField",
-    "Point",
+    "MeanFieldGuide",
+    "PointGuide",
     "sample",
 ]

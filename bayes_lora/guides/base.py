@@ -1,7 +1,7 @@
 """What a guide is: a Pyro program with the model's sites, and where it starts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -16,15 +16,13 @@ from bayes_lora.scorers import Batch
 
 
 class Guide(nn.Module, ABC):
-    """A variational family over the model's sites; its parameters are fp32 and its own.
-
-    To add one: a new file here, a line in ``GUIDES``, and the conformance suite runs it.
+    """A distribution over the model's sites; its parameters are fp32 and its own.
 
     Args:
         model: The program whose sites the guide samples, at their starting values.
     """
 
-    random = True  # whether draws differ
+    most_draws: int | None = None  # how many draws differ; None: all
 
     def __init__(self, model: BayesianModel) -> None:
         super().__init__()
@@ -70,13 +68,31 @@ class Guide(nn.Module, ABC):
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site but those of levels, and return the values by site name."""
 
-    def distribution(self, site: str) -> TorchDistribution | None:
-        """Return a site's distribution, by itself and with the site's event shape.
+    @property
+    def random(self) -> bool:
+        """Whether draws differ."""
+        return self.most_draws != 1
 
-        Where it is known, its divergence from the prior is computed in closed form. None: it is a
-        point, or depends on other sites' draws.
+    @property
+    def closed(self) -> frozenset[str]:
+        """Sites whose divergence from the prior is known in closed form."""
+        return frozenset()
+
+    def divergence(self, prior: Callable[[str], TorchDistribution]) -> Tensor | float:
+        """Return KL(guide, prior) of these sites, in nats.
+
+        Args:
+            prior: Gives a site's prior by its name.
         """
-        return None
+        return 0.0
+
+    def draw(self, number: int) -> dict[str, Tensor]:
+        """Make the draw of that number, ``[*shape]`` each, from the state of the generators."""
+        return self.forward()
+
+    def stddev(self) -> dict[str, Tensor]:
+        """Return the standard deviations of every site that is no point, ``[*shape]``."""
+        return {}
 
     @abstractmethod
     def mean(self) -> dict[str, Tensor]:
@@ -88,16 +104,18 @@ def sample(guide: Guide, num_draws: int, seed: int) -> dict[str, Tensor]:
 
     Args:
         guide: A fitted guide.
-        num_draws: How many, at least 1.
+        num_draws: How many, at least 1; no more are made than differ.
         seed: Draw i depends on the seed and i alone, so more draws extend fewer.
 
     Returns:
-        Site name to values, ``[num_draws, *shape]``.
+        Site name to values, ``[draws, *shape]``.
     """
+    if guide.most_draws is not None:
+        num_draws = min(num_draws, guide.most_draws)
     device = next(guide.parameters()).device
     draws = []
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         for i in range(num_draws):
             torch.manual_seed(int(np.random.SeedSequence([seed, i]).generate_state(1)[0]))
-            draws.append(guide())
+            draws.append(guide.draw(i))
     return {name: torch.stack([draw[name] for draw in draws]) for name in guide.sites}

@@ -1,23 +1,40 @@
 """A point: MAP under the model's prior, maximum likelihood under a flat one."""
 
+from dataclasses import dataclass
+
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from bayes_lora.guides.base import Guide
+from bayes_lora.guides.family import Family
 from bayes_lora.guides.levels import LevelPoints
 from bayes_lora.level_effect import LevelEffect
 from bayes_lora.model import BayesianModel, parameter_name
 
 
-class Point(Guide):
+@dataclass(frozen=True)
+class MLE(Family):
+    """Maximum likelihood: a point under a flat prior."""
+
+    def build(self, model: BayesianModel) -> "PointGuide":
+        """Make the guide."""
+        return PointGuide(model)
+
+
+@dataclass(frozen=True)
+class MAP(MLE):
+    """The posterior's mode: a point under a proper prior."""
+
+
+class PointGuide(Guide):
     """A Delta at one value of every site; every draw is the same.
 
     Args:
         model: The program whose sites the guide samples.
     """
 
-    random = False
+    most_draws = 1
 
     def __init__(self, model: BayesianModel) -> None:
         super().__init__(model)

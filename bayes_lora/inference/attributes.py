@@ -7,6 +7,7 @@ from typing import Any
 from bayes_lora.adapters import Adapter, KronA, LoRA
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion
+from bayes_lora.guides import Family, MeanField
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.terms import Terms
 
@@ -44,13 +45,13 @@ class AttributeSettings:
         if not self.columns and not self.population:
             raise ConfigError("A fit needs the population's adapter or an attribute.")
 
-    def check(self, guide: str) -> None:
-        """Check that a guide can be fitted so.
+    def check(self, family: Family) -> None:
+        """Check that a family can be fitted so.
 
         Raises:
             ConfigError: It cannot.
         """
-        if guide != "mean-field" or not self.columns:
+        if not isinstance(family, MeanField) or not self.columns:
             return
         if self.fusion is not Fusion.SUM or self.terms.distillation or self.separation:
             raise ConfigError(

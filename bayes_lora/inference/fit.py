@@ -3,18 +3,19 @@
 import copy
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 
 from tqdm.auto import tqdm
 
 from bayes_lora.adapters import Adapter
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Kind, Task, check_attributes, level_of, levels_of
-from bayes_lora.effects import Effect, Flat, LearnedNormal, Normal, Pooled, Prior
-from bayes_lora.errors import ConfigError, DataWarning, InputDataError, check_positive
-from bayes_lora.guides import GUIDES
+from bayes_lora.errors import DataWarning, InputDataError
+from bayes_lora.guides import Family, MeanField
 from bayes_lora.inference.attributes import AttributeSettings
 from bayes_lora.inference.levels import fit_levels
+from bayes_lora.inference.methods import METHODS, family_of, guide_name
+from bayes_lora.inference.model_settings import ModelSettings
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import BayesianModel
@@ -30,56 +31,6 @@ from bayes_lora.scorers import (
     make_scorer,
 )
 
-POPULATION = "population"
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Priors and their weight. The defaults are justified in docs/defaults.md.
-
-    Args:
-        update_prior: Prior of adapter factors that start at zero, such as LoRA's B.
-        projection_prior: Prior of those that start at a random projection, such as LoRA's A, and
-            is centred there.
-        head_prior: Prior of the head.
-        level_prior: Prior of the levels of an attribute.
-        kl_weight: Weight of the prior against the likelihood. 1 is Bayes' rule, any other value
-            is tempering.
-    """
-
-    update_prior: Prior = field(default_factory=lambda: Normal(1.0))
-    projection_prior: Prior = field(default_factory=lambda: Normal(0.3))
-    head_prior: Prior = field(default_factory=lambda: Normal(1.5))
-    level_prior: Prior = field(default_factory=Pooled)
-    kl_weight: float = 0.3
-
-    def __post_init__(self) -> None:
-        check_positive("kl_weight", self.kl_weight)
-
-    @property
-    def priors(self) -> tuple[Prior, Prior, Prior]:
-        """All three priors of what everybody shares."""
-        return self.update_prior, self.projection_prior, self.head_prior
-
-    def effect(self, adapter: Adapter, by: str | None = None) -> Effect:
-        """Make the population effect, or that of an attribute's levels, with these priors."""
-        projections = adapter.factors(1, 1).keys() - adapter.zero_factors
-        own = dict.fromkeys(sorted(projections), self.projection_prior)
-        if by is None:
-            for name in sorted(adapter.relevance_factors):
-                scale = getattr(self.update_prior, "scale", 1.0)  # a Flat one has none
-                own[name] = LearnedNormal(scale, by_column=True)
-            return Effect(POPULATION, adapter, self.update_prior, own)
-        return Effect(f"by {by}", adapter, self.level_prior, own, by)
-
-
-# A scale cannot be learned with a point: the joint optimum is a point of no width at zero.
-DEFAULTS = {
-    "mean-field": ModelSettings(),
-    "map": ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), Normal(0.3), kl_weight=1.0),
-    "mle": ModelSettings(Flat(), Flat(), Flat(), Flat(), kl_weight=1.0),
-}
-
 
 def fit(
     tasks: Iterable[Task],
@@ -87,7 +38,7 @@ def fit(
     *,
     scorer: str | None = None,
     adapter: Adapter | None = None,
-    guide: str = "mean-field",
+    guide: str | Family = "mean-field",
     model_settings: ModelSettings | None = None,
     settings: FitSettings | None = None,
     dev: Iterable[Task] = (),
@@ -106,7 +57,7 @@ def fit(
         scorer: A name in ``SCORERS``; None for a class head where all tasks share one label set,
             else for ``similarity`` (encoders) or ``likelihood`` (language models).
         adapter: What the weight update is made of; if None, LoRA of rank 8, or the PEFT model's.
-        guide: A name in ``GUIDES``: ``mean-field``, ``map`` or ``mle``.
+        guide: A name in ``GUIDES``, or a family with settings of its own.
         model_settings: Priors; the guide's defaults if None.
         settings: Length, learning rates and the like; the defaults if None.
         dev: Rows for early stopping; the Bayesian default needs none.
@@ -129,16 +80,16 @@ def fit(
         DataWarning: An attribute has missing values, a level for every row, or another
             attribute's groups.
     """
-    if guide not in GUIDES:
-        raise ConfigError(f"There is no guide {guide!r}: choose from {', '.join(GUIDES)}.")
+    family = family_of(guide)
+    method, name = METHODS[type(family)], guide_name(family)
     tasks, dev = tuple(tasks), tuple(dev)
     settings = settings or FitSettings()
-    chosen = model_settings or DEFAULTS[guide]
+    chosen = model_settings or method.settings
     views = attributes
     if not isinstance(views, AttributeSettings):
         views = AttributeSettings((views,) if isinstance(views, str) else tuple(views))
-    views.check(guide)
-    _check_priors(guide, chosen, adapter)
+    views.check(family)
+    method.check(name, chosen, adapter)
     check_trainable(tasks)
     for line in check_attributes(tasks, views.columns):
         warnings.warn(line, DataWarning, stacklevel=2)
@@ -147,7 +98,7 @@ def fit(
     config = make_config(
         backbone,
         tasks,
-        guide=guide,
+        guide=family,
         scorer=scorer or default_scorer(backbone, tasks),
         adapter=adapter or backbone.default_adapter,
         chosen=chosen,
@@ -157,8 +108,17 @@ def fit(
     _check_rows(config.scorer, backbone, tasks, dev)
     model, fitted = config.build(backbone)
     train, dev_rows = labelled_rows(model, tasks), labelled_rows(model, dev) if dev else None
-    fit_svi(model, fitted, train, settings, dev=dev_rows, progress=progress, label=guide)
-    if views.columns and guide == "mean-field":
+    method.run(
+        model,
+        fitted,
+        train,
+        settings,
+        family=family,
+        dev=dev_rows,
+        progress=progress,
+        label=name,
+    )
+    if views.columns and isinstance(family, MeanField):
         with tqdm(total=len(train), desc="levels", disable=not progress) as bar:
             fit_levels(model, fitted, train, seed=settings.seed, progress=bar.update)
         config = replace(config, coordinates={n: e.width for n, e in model.by_level.items()})
@@ -174,7 +134,7 @@ def make_config(
     backbone: Backbone,
     tasks: Sequence[Task],
     *,
-    guide: str,
+    guide: Family,
     scorer: str,
     adapter: Adapter,
     chosen: ModelSettings,
@@ -227,25 +187,6 @@ def check_trainable(tasks: Sequence[Task]) -> None:
 
 def _labelled(task: Task) -> Iterable[tuple[Example, int]]:
     return zip(task.examples, task.labels, strict=True)
-
-
-def _check_priors(guide: str, chosen: ModelSettings, adapter: Adapter | None) -> None:
-    priors = chosen.priors
-    if adapter and adapter.relevance_factors and guide in ("map", "mle"):
-        raise ConfigError(
-            f"The guide {guide!r} cannot learn the prior scales of {adapter}: their optimum is "
-            "zero. Take LoRA, or the guide 'mean-field'."
-        )
-    if guide == "map" and any(isinstance(prior, LearnedNormal) for prior in priors):
-        raise ConfigError(
-            "The guide 'map' cannot learn a prior scale: its optimum is a scale of zero. "
-            "Give it a Normal prior of fixed scale."
-        )
-    flat = [isinstance(prior, Flat) for prior in priors]
-    if guide == "mean-field" and any(flat):
-        raise ConfigError("A mean-field posterior needs a proper prior; a Flat one is for 'mle'.")
-    if guide == "mle" and not (all(flat) and chosen.kl_weight == 1):
-        raise ConfigError("Maximum likelihood has no prior to weigh; use the guide 'map'.")
 
 
 def labelled_rows(model: BayesianModel, tasks: Sequence[Task]) -> LabelledRows:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bayes_lora.errors import ConfigError, FitError
-from bayes_lora.guides import Guide, LevelPoints, sample
+from bayes_lora.guides import Family, Guide, LevelPoints, sample
 from bayes_lora.inference.elbo import RowELBO
 from bayes_lora.inference.optimizer import make_optimizer
 from bayes_lora.inference.progress import ELBOProgress
@@ -48,9 +47,8 @@ class SVIModule(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = levels
-        self.closed = [name for name in guide.sites if guide.distribution(name) is not None]
         self.estimator = RowELBO(
-            self.closed, num_particles=draws, vectorize_particles=draws > 1, max_plate_nesting=1
+            guide.closed, num_particles=draws, vectorize_particles=draws > 1, max_plate_nesting=1
         )
         self.elbo = self.estimator(model, guide)
         object.__setattr__(self, "model", model)  # registered once, inside elbo
@@ -77,22 +75,14 @@ class SVIModule(nn.Module):
                 batches[name] = effect.batch(own, self.model.num_rows)
         # The program's likelihood has the power 1 / kl_weight; undone, the KL has the weight.
         scale = self.model.kl_weight / self.model.num_rows
-        loss = (self.elbo(inputs, labels, batches) + self._divergence()) * scale
+        divergence = self.guide.divergence(self.model.prior)
+        loss = (self.elbo(inputs, labels, batches) + divergence) * scale
         likelihood = self.estimator.expected_log_likelihood * scale
-        divergence = (loss.detach() + likelihood) / self.model.kl_weight
+        divergence = (loss.detach() + likelihood) / self.model.kl_weight  # levels' too
         self.terms = (float(likelihood), float(divergence))
         if not math.isfinite(sum(self.terms)):
             raise FitError("The loss is no longer finite: lower the learning rate.")
         return {"loss": loss}
-
-    def _divergence(self) -> Tensor | float:
-        """Return KL(guide, prior) of the sites that have it in closed form, in nats."""
-        total: Tensor | float = 0.0
-        for name in self.closed:
-            posterior = self.guide.distribution(name)
-            assert posterior is not None
-            total = total + kl_divergence(posterior, self.model.prior(name))
-        return total
 
 
 class SVITrainer(Trainer):
@@ -140,6 +130,7 @@ def fit_svi(
     progress: bool = False,
     label: str = "fit",
     levels: bool = True,
+    family: Family | None = None,
 ) -> None:
     """Fit a guide, and the model's learned prior scales, in place.
 
@@ -153,6 +144,7 @@ def fit_svi(
         label: What stands before the bar.
         levels: Whether points of levels are fitted as well (those of a mean-field guide have an
             inference of their own); else the program is the population's.
+        family: Not looked at.
 
     Raises:
         FitError: The loss stopped being finite.

@@ -17,6 +17,7 @@ from bayes_lora.data.task import labels_of
 from bayes_lora.effects import Effect, Flat
 from bayes_lora.errors import InputDataError, RunFolderError
 from bayes_lora.files import atomic_folder
+from bayes_lora.guides import MeanField
 from bayes_lora.meta.amortization import TaskPosteriors
 from bayes_lora.meta.config import TASK, MetaConfig
 from bayes_lora.meta.development import fit_shift
@@ -122,7 +123,7 @@ class MetaPosterior:
         settings = self.config.settings
         return PosteriorConfig(
             scorer=self.config.scorer.with_support(support),
-            guide="mean-field",
+            guide=MeanField(),
             effects=(Effect(TASK, self.config.adapter, Flat()),),
             head_prior=Flat(),
             label_sets=self.config.label_sets,

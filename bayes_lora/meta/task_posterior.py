@@ -35,7 +35,7 @@ class TaskGuide(Guide):
 
     def __init__(self, model: BayesianModel, loc: Values, scale: Values, head: Values) -> None:
         super().__init__(model)
-        self.random = bool(scale)
+        self.most_draws = None if scale else 1
         self.loc, self.scale, self.head = _fixed(loc), _fixed(scale), _fixed(head)
 
     def sample_sites(self) -> dict[str, Tensor]:

@@ -30,8 +30,9 @@ from bayes_lora.adapters import Adapter, KronA
 from bayes_lora.data import Levels
 from bayes_lora.guides import Guide, LevelNormals, LevelPoints
 from bayes_lora.inference.attributes import AttributeSettings
-from bayes_lora.inference.fit import DEFAULTS, make_config
+from bayes_lora.inference.fit import make_config
 from bayes_lora.inference.levels import fit_levels
+from bayes_lora.inference.methods import DEFAULTS, family_of
 from bayes_lora.inference.mixed_model import Grouped, fit_mixed_model
 from bayes_lora.inference.optimizer import make_optimizer
 from bayes_lora.inference.settings import FitSettings
@@ -108,7 +109,7 @@ def build(
     config = make_config(
         backbone,
         [Task("rows", tuple(unlabelled(["a row"], labels)))],
-        guide=guide,
+        guide=family_of(guide),
         scorer="class-head",
         adapter=LoRA(RANK),
         chosen=DEFAULTS[guide],

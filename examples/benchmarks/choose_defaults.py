@@ -31,7 +31,7 @@ from common import describe_run, read_lines, to_task, write_json
 
 from bayes_lora import FitSettings, LearnedNormal, ModelSettings, Normal, fit, load_backbone
 from bayes_lora.data import Task
-from bayes_lora.inference.fit import DEFAULTS
+from bayes_lora.inference.methods import DEFAULTS
 from calibration import accuracy, ece, nll
 
 DEFAULT = DEFAULTS["mean-field"]

@@ -34,7 +34,9 @@ from common import describe_run, write_json
 from bayes_lora import LoRA, Posterior, Task, load_backbone, unlabelled
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Kind
-from bayes_lora.inference.fit import DEFAULTS, make_config
+from bayes_lora.guides import MeanField
+from bayes_lora.inference.fit import make_config
+from bayes_lora.inference.methods import DEFAULTS
 from bayes_lora.inference.svi import SVIModule
 from bayes_lora.predict import predict
 from bayes_lora.scorers import Likelihood, Row
@@ -203,7 +205,7 @@ def make_step(tasks: list[Task], scorer: str) -> Work:
     backbone = load_backbone("minilm").to(DEVICE)
     chosen = DEFAULTS["mean-field"]
     config = make_config(
-        backbone, tasks, guide="mean-field", scorer=scorer, adapter=LoRA(), chosen=chosen
+        backbone, tasks, guide=MeanField(), scorer=scorer, adapter=LoRA(), chosen=chosen
     )
     model, guide = config.build(backbone)
     model.share_rows = True

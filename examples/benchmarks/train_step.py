@@ -27,7 +27,9 @@ from common import describe_run, write_json
 
 from bayes_lora import LoRA, Task, load_backbone, unlabelled
 from bayes_lora.adapters import Adapter
-from bayes_lora.inference.fit import DEFAULTS, make_config
+from bayes_lora.guides import MeanField
+from bayes_lora.inference.fit import make_config
+from bayes_lora.inference.methods import DEFAULTS
 from bayes_lora.inference.svi import SVIModule
 from bayes_lora.scorers import Row
 
@@ -82,7 +84,7 @@ def ours(
     config = make_config(
         loaded,
         [task],
-        guide="mean-field",
+        guide=MeanField(),
         scorer="class-head",
         adapter=adapter or LoRA(RANK),
         chosen=DEFAULTS["mean-field"],

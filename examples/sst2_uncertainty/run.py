@@ -28,7 +28,7 @@ from common import describe_run, read_lines, to_task, write_json
 
 from bayes_lora import FitSettings, Posterior, fit, load_backbone
 from bayes_lora.data import Task
-from bayes_lora.inference.fit import DEFAULTS
+from bayes_lora.inference.methods import DEFAULTS
 from bayes_lora.output import write_predictions
 from bayes_lora.predict import Predictions
 from calibration import (
