@@ -26,7 +26,7 @@ from bayes_lora.adapters import (
 )
 from bayes_lora.data import Example, Kind
 from bayes_lora.errors import RunFolderError
-from bayes_lora.guides import GUIDES, sample
+from bayes_lora.guides import GUIDES, Family, sample
 from bayes_lora.inference.progress import ELBOProgress
 from bayes_lora.inference.svi import DEV_DRAWS, SVITrainer
 from bayes_lora.predict import predict
@@ -57,9 +57,21 @@ SETUPS = {
     "tinystories-656K": ("class-head", "likelihood", "likelihood-letter"),
     "stories260K": ("class-head", "likelihood"),
 }
-# Both points are the same code with another prior: the slow backbones take one of them.
-POINT_TWICE = "map"
+# The guides, each small enough for these tests.
+SMALL: dict[str, Family] = {}
+FAMILIES = {name: SMALL.get(name, family()) for name, family in GUIDES.items()}
+POINTS = ("map", "mle")  # whose draws are all the same
+# Fitted by the Trainer alone, with all that it promises: checkpointing, early stopping.
+TRAINED = ("map", "mean-field", "mle")
+# On the slow backbones and with every adapter on each; the others' code knows of neither.
+EVERYWHERE = ("mean-field", "mle")
 OF_SUPPORT = [f"head.log_{name}" for name in ("count", "concentration", "spread", "degrees")]
+
+
+def _together(pair: str, guide: str) -> bool:
+    return pair.startswith("tiny-") or guide in EVERYWHERE
+
+
 PAIRS = [f"{name} {scorer}" for name, scorers in SETUPS.items() for scorer in scorers]
 # Every adapter on every backbone, and every scorer: neither knows of the other.
 ADAPTED = [
@@ -67,10 +79,15 @@ ADAPTED = [
     *(f"{name} {scorer} lora" for name, scorers in SETUPS.items() for scorer in scorers[1:]),
 ]
 TINY_PAIRS = [pair for pair in PAIRS if pair.startswith("tiny-")]
-WITH_GUIDES, ADAPTED_WITH_GUIDES = (
-    [(own, guide) for own in pairs for guide in GUIDES if "tiny-" in own or guide != POINT_TWICE]
-    for pairs in (PAIRS, ADAPTED)
-)
+WITH_GUIDES = [(own, guide) for own in PAIRS for guide in GUIDES if _together(own, guide)]
+WITH_TRAINED = [(own, guide) for own, guide in WITH_GUIDES if guide in TRAINED]
+ADAPTED_WITH_GUIDES = [
+    (own, guide)
+    for own in ADAPTED
+    for guide in GUIDES
+    if (_together(own, guide) and (own.endswith(" lora") or own.startswith("tiny-encoder ")))
+    or guide in EVERYWHERE
+]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SETTINGS = FitSettings(max_steps=3, batch_size=8, draws=4, seed=1)
 WORDS = {"good": ("bright", "warm", "kind"), "bad": ("dull", "cold", "mean")}
@@ -170,6 +187,11 @@ def guide(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=TRAINED)
+def trained_guide(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 def _fit(setup: Setup, guide: str, adapter: Adapter | None = None, **changes: object) -> Posterior:
     settings = FitSettings(**{**SETTINGS.__dict__, **changes})
     return fit(
@@ -177,7 +199,7 @@ def _fit(setup: Setup, guide: str, adapter: Adapter | None = None, **changes: ob
         load_backbone(setup.name),
         scorer=setup.scorer,
         adapter=adapter,
-        guide=guide,
+        guide=FAMILIES[guide],
         settings=settings,
     )
 
@@ -191,7 +213,7 @@ def test_fit_predict_save_and_load(
     _check_every_site_learned(setup, posterior)
     before = posterior.predict(setup.examples, draws=3, keep_draws=True)
     np.testing.assert_allclose(before.probabilities.sum(1), 1, atol=1e-9)
-    _check_draws(posterior, before.per_draw, random=guide == "mean-field")
+    _check_draws(posterior, before.per_draw, random=guide not in POINTS)
     posterior.save_pretrained(tmp_path / "run")
     loaded = Posterior.from_pretrained(tmp_path / "run")
     after = loaded.predict(setup.examples, draws=3, keep_draws=True)
@@ -283,7 +305,7 @@ def test_accumulated_batches_equal_one_large_batch(tiny_setup: Setup) -> None:
         torch.testing.assert_close(parts.guide.mean()[site], value, atol=2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("setup", "guide"), WITH_GUIDES, indirect=["setup"])
+@pytest.mark.parametrize(("setup", "guide"), WITH_TRAINED, indirect=["setup"])
 def test_checkpointing_changes_memory_and_not_the_fit(setup: Setup, guide: str) -> None:
     _skip_rounding(setup)
     (plain, plain_calls), (checkpointed, calls) = (
@@ -317,7 +339,8 @@ def _fit_and_count(setup: Setup, guide: str, checkpointing: bool) -> tuple[Poste
 @pytest.mark.parametrize(("setup", "guide"), WITH_GUIDES, indirect=["setup"])
 def test_bfloat16_backbone_keeps_a_float32_posterior(setup: Setup, guide: str) -> None:
     backbone = load_backbone(setup.name, dtype=torch.bfloat16)
-    posterior = fit(setup.tasks, backbone, scorer=setup.scorer, guide=guide, settings=SETTINGS)
+    family = FAMILIES[guide]
+    posterior = fit(setup.tasks, backbone, scorer=setup.scorer, guide=family, settings=SETTINGS)
     assert all(value.dtype == torch.float32 for value in posterior.draw(2).values())
     assert all(value.dtype == torch.float32 for value in posterior.guide.state_dict().values())
     probabilities = posterior.predict(setup.examples, draws=2).probabilities
@@ -340,7 +363,7 @@ def test_another_backbone_is_refused(tiny_folders: Path, tmp_path: Path) -> None
 
 
 def test_early_stopping_keeps_the_evaluation_of_least_dev_nll(
-    tiny_setup: Setup, guide: str, monkeypatch: pytest.MonkeyPatch
+    tiny_setup: Setup, trained_guide: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dev labels are flipped, so that the dev NLL soon rises and the last state is not the best."""
     seen: list[float] = []
@@ -357,7 +380,9 @@ def test_early_stopping_keeps_the_evaluation_of_least_dev_nll(
     settings = FitSettings(**{**SETTINGS.__dict__, "max_steps": None, **long})
     backbone = load_backbone(tiny_setup.name)
     scorer = tiny_setup.scorer
-    posterior = fit([TASK], backbone, scorer=scorer, guide=guide, settings=settings, dev=[dev])
+    posterior = fit(
+        [TASK], backbone, scorer=scorer, guide=trained_guide, settings=settings, dev=[dev]
+    )
     assert len(seen) < 10, "it never stopped"
     assert seen[-1] > min(seen), "the last state is the best: the test tests nothing"
     draws = posterior.draw(DEV_DRAWS, seed=settings.seed)
