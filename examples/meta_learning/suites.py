@@ -190,7 +190,7 @@ def _crossfit(
     absent = [task for task in (*train, *test) if not (folder / task).is_dir()]
     unread = [task for task in (*train, *test) if task in UNREADABLE and task not in absent]
     out = {*absent, *unread}
-    rows = [_crossfit_rows(folder / task) for task in train if task not in out]
+    rows = [crossfit_rows(folder / task) for task in train if task not in out]
     pools = {task: _crossfit_pool(folder / task) for task in test if task not in out}
     untested = [task for task, pool in pools.items() if pool is None]
     left_out = [f"{task}: no data" for task in absent] + [f"{t}: no test file" for t in untested]
@@ -200,7 +200,7 @@ def _crossfit(
     return (_fill(suite, [pool for pool in pools.values() if pool]),)
 
 
-def _crossfit_rows(folder: Path) -> Task:
+def crossfit_rows(folder: Path) -> Task:
     """All rows of train and dev, of every seed."""
     read = [read_crossfit(folder, seed) for seed in SEEDS]
     tasks = [task.splits[split] for task in read for split in ("train", "dev")]
