@@ -8,6 +8,7 @@ Knows arrays only. Everything is validated before anything is computed from it:
 """
 
 from calibration.bootstrap import Interval, bootstrap_interval
+from calibration.detection import Detection, detection
 from calibration.diagrams import reliability_diagram, risk_coverage_diagram
 from calibration.errors import (
     CalibrationError,
@@ -30,13 +31,14 @@ from calibration.metrics import (
     nll,
 )
 from calibration.reading import PredictionsFile, read_predictions
-from calibration.recalibration import apply_temperature, fit_temperature
+from calibration.recalibration import apply_temperature, fit_recalibration, fit_temperature
 from calibration.report import write_report
 from calibration.summary import entropy
 from calibration.validation import Predictions, validate
 
 __all__ = [
     "CalibrationError",
+    "Detection",
     "Estimate",
     "Interval",
     "InvalidPredictionsError",
@@ -54,8 +56,10 @@ __all__ = [
     "bootstrap_interval",
     "brier",
     "classwise_ece",
+    "detection",
     "ece",
     "entropy",
+    "fit_recalibration",
     "fit_temperature",
     "macro_interval",
     "mce",

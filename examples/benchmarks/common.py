@@ -17,7 +17,8 @@ PACKAGES = ("bayes-lora", "torch", "transformers", "pyro-ppl", "peft", "netcal",
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
     """Read (text, label) pairs from a file of lines ``label text`` (latin-1)."""
-    lines = path.read_text(encoding="latin-1").splitlines()
+    # Not splitlines: latin-1's \x85 is an ellipsis here and would end a line.
+    lines = path.read_text(encoding="latin-1").split("\n")
     return [(text, label) for label, _, text in (line.partition(" ") for line in lines) if text]
 
 

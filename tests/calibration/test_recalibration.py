@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from calibration import apply_temperature, ece, fit_temperature, nll
+from calibration import (
+    ParameterError,
+    apply_temperature,
+    ece,
+    fit_recalibration,
+    fit_temperature,
+    nll,
+)
+from calibration.recalibration import RECALIBRATIONS
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -39,3 +47,35 @@ def test_padded_options_stay_at_zero() -> None:
     assert nll(apply_temperature(probabilities, found), [1, 1], [2, 3]) <= nll(
         probabilities, [1, 1], [2, 3]
     )
+
+
+@pytest.mark.parametrize("options", [2, 4])
+@pytest.mark.parametrize("method", RECALIBRATIONS)
+def test_overconfidence_is_undone_on_other_rows(method: str, options: int) -> None:
+    generator = np.random.default_rng(2)
+    logits = generator.normal(scale=1.5, size=(8000, options))
+    honest = _softmax(logits)
+    labels = (honest.cumsum(1) > generator.random((len(logits), 1))).argmax(1)
+    stated = _softmax(logits * 3)
+    apply = fit_recalibration(method, stated[:4000], labels[:4000])
+    found = apply(stated[4000:])
+    np.testing.assert_allclose(found.sum(1), 1)
+    assert found.shape == stated[4000:].shape
+    rest = labels[4000:]
+    assert ece(stated[4000:], rest) > 0.1
+    assert ece(found, rest) < 0.04
+    assert nll(found, rest) < 0.85 * nll(stated[4000:], rest)
+
+
+@pytest.mark.parametrize("method", [own for own in RECALIBRATIONS if own != "temperature"])
+def test_rows_that_cannot_fit_it(method: str) -> None:
+    probabilities = np.array([[0.7, 0.3, 0.0], [0.2, 0.5, 0.3], [0.4, 0.4, 0.2]])
+    with pytest.raises(ParameterError, match="none has label 2"):
+        fit_recalibration(method, probabilities, [0, 1, 1])
+    with pytest.raises(ParameterError, match="the same options in every row"):
+        fit_recalibration(method, probabilities, [0, 1, 2], [2, 3, 3])
+
+
+def test_an_unknown_recalibration_is_named() -> None:
+    with pytest.raises(ParameterError, match="no recalibration 'sharpness'"):
+        fit_recalibration("sharpness", [[0.5, 0.5]], [0])
