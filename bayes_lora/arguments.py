@@ -15,6 +15,7 @@ from bayes_lora.meta.settings import AMORTIZATIONS, METHODS
 from bayes_lora.meta.theta import THETA_GUIDES
 from bayes_lora.meta.tuning import STEPS
 from bayes_lora.scorers import SCORERS
+from calibration.recalibration import RECALIBRATIONS
 
 DTYPES = ("bfloat16", "float32")
 CARRIED = [name for name in SCORERS if name != "class-head"]  # to labels never seen
@@ -260,6 +261,10 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="predictions.jsonl")
     parser.add_argument("--draws", type=int, default=10, help="0: the posterior mean")
+    parser.add_argument(
+        "--recalibrate", choices=RECALIBRATIONS, help="change probabilities as fits --dev best"
+    )
+    parser.add_argument("--dev", nargs="+", metavar="SPEC", help="labelled rows for --recalibrate")
     parser.add_argument(
         "--unknown",
         choices=[unknown.value for unknown in Unknown],

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings
@@ -25,7 +25,7 @@ from bayes_lora.cli_input import (
 )
 from bayes_lora.cli_levels import run_levels
 from bayes_lora.cli_meta import run_adapt, run_meta_fit
-from bayes_lora.cli_predict import Assigned, load_run
+from bayes_lora.cli_predict import Assigned, Run, load_run
 from bayes_lora.cli_ranks import run_ranks
 from bayes_lora.data import Kind, TaskSet, check_attributes, inspect
 from bayes_lora.demo import run_demo
@@ -35,10 +35,10 @@ from bayes_lora.inference import fit
 from bayes_lora.inference.fit import check_trainable, label_sets
 from bayes_lora.level_draws import Unknown
 from bayes_lora.output import write_predictions
-from bayes_lora.predict import Predictions, joined
+from bayes_lora.predict import Array, Predictions, joined
 from bayes_lora.run_config import check_free
 from bayes_lora.scorers import default_scorer, keep_scorable, make_scorer
-from calibration import CalibrationError, write_report
+from calibration import CalibrationError, fit_recalibration, write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +104,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     check_seed(arguments.seed)
     check_file(Path(arguments.out))
     run = load_run(arguments)
+    apply = _recalibration(arguments, run) if arguments.recalibrate else None
     tasks = read_data(arguments, arguments.data, "test", "test", **run.labels)
     tasks = keep_scorable(tasks, run.scorer, run.backbone, strict=arguments.strict)
     parts = run.assign(tasks)
@@ -111,9 +112,22 @@ def _predict(arguments: argparse.Namespace) -> None:
     warn(*warnings(tasks), *odd, *cut(run.scorer, run.backbone, tasks))
     number = sum(map(len, tasks))
     predictions, counts = _predicted(arguments, parts, number)
+    if apply is not None:
+        predictions = predictions.recalibrated(apply)
     support = run.support and [run.support] * len(tasks)
     write_predictions(tasks, predictions, arguments.out, support=support, level_counts=counts)
     print(f"Predictions for {number} rows written to {arguments.out}")
+
+
+def _recalibration(arguments: argparse.Namespace, run: Run) -> Callable[[Array], Array]:
+    """Fit the recalibration that is asked for to labelled rows."""
+    tasks = read_data(arguments, arguments.dev, "dev", "test", **run.labels)
+    tasks = keep_scorable(tasks, run.scorer, run.backbone, strict=arguments.strict)
+    warn(*warnings(tasks))
+    labels = [label for task in tasks for label in task.labels]
+    options = [len(example.options) for task in tasks for example in task.examples]
+    predictions, _ = _predicted(arguments, run.assign(tasks), len(labels))
+    return fit_recalibration(arguments.recalibrate, predictions.probabilities, labels, options)
 
 
 def _predicted(

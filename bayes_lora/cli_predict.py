@@ -49,6 +49,8 @@ def load_run(arguments: argparse.Namespace) -> Run:
         ConfigError: A flag does not go with it, or it is neither.
         RunFolderError: It is a run, and broken.
     """
+    if bool(arguments.recalibrate) != bool(arguments.dev):
+        raise ConfigError("--recalibrate and --dev go together: how, and on which labelled rows.")
     run = _load(arguments)
     if arguments.unknown and not run.attributes:
         raise ConfigError(

@@ -51,6 +51,21 @@ class Predictions:
         """Between label and weights, ``[n]``: what more data could settle (Houlsby et al. 2011)."""
         return np.maximum(self.predictive_entropy - self.expected_entropy, 0.0)
 
+    def recalibrated(self, apply: Callable[[Array], Array]) -> "Predictions":
+        """Recalibrate the probabilities; what draws disagree about stays as it is.
+
+        Args:
+            apply: What ``calibration.fit_recalibration`` returned.
+
+        Returns:
+            Predictions without the draws' own probabilities; the mutual information is kept as far
+            as the new entropy leaves room for it.
+        """
+        probabilities = apply(self.probabilities)
+        total = entropy(probabilities)
+        expected = np.maximum(total - self.mutual_information, 0.0)
+        return Predictions(probabilities, total, expected, self.num_draws)
+
 
 def predict(
     model: BayesianModel,

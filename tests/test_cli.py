@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bayes_lora import cli
 from bayes_lora.errors import FitError
+from calibration import apply_temperature, fit_temperature, read_predictions
 
 TRAIN = "text,label\n" + "".join(
     f"{word} film number {i},{label}\n"
@@ -93,6 +95,27 @@ def test_predict_without_labels(place: Workplace) -> None:
     status, error = place.run("report", "p.jsonl", "--out", "report")
     assert status == 2
     assert "label" in error
+
+
+def test_recalibration_on_labelled_rows(place: Workplace) -> None:
+    """The temperature is that of the run's own predictions for the rows of --dev."""
+    assert place.fit()[0] == 0
+    predict = ("predict", "run", "--data", "train.csv")
+    assert place.run(*predict, "--out", "p.jsonl")[0] == 0
+    tempered = ("--recalibrate", "temperature", "--dev", "train.csv")
+    assert place.run(*predict, *tempered, "--out", "t.jsonl")[0] == 0
+    plain, scaled = (read_predictions(place.folder / f"{n}.jsonl").predictions for n in "pt")
+    found = fit_temperature(plain.probabilities, plain.labels)
+    expected = apply_temperature(plain.probabilities, found)
+    np.testing.assert_allclose(scaled.probabilities, expected, atol=1e-6)
+    assert abs(found - 1) > 0.01
+    for lacking in (tempered[:2], tempered[2:]):
+        status, error = place.run(*predict, *lacking, "--out", "x.jsonl")
+        assert status == 2
+        _assert_one_line(error, "--recalibrate and --dev go together")
+    status, error = place.run(*predict, "--recalibrate", "sharp", "--out", "x.jsonl")
+    assert status == 2
+    _assert_one_line(error, "invalid choice: 'sharp'")
 
 
 BAD_INPUT: dict[str, tuple[Callable[[Workplace], object], list[str], str]] = {
