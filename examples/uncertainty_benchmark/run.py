@@ -1,0 +1,98 @@
+"""Which posterior for a small fine-tune? Methods x data sets x seeds, resumable, and one page.
+
+    python examples/uncertainty_benchmark/run.py --data DATA --out OUT
+
+DATA has the folders `classification`, `clinc150` and `unifiedqa`. sets.py says what is learned from
+and judged, contenders.py what is compared. A result is written to OUT/SET/SEED/METHOD.json when it
+is done, and what is there is not done again: kill it when you like, and run several at once with
+other --seeds or --sets. At the end, or with --table-only, OUT/benchmark.html and OUT/benchmark.md
+are written of what is there.
+
+With --development it is for choosing: other seeds, and no row is judged that stands in a test file.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from contenders import CONTENDERS, judge, learn
+from page import write_page
+from sets import SETS, load
+from transformers.utils import logging
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from common import describe_run
+
+from bayes_lora import load_backbone
+from bayes_lora.errors import BayesLoraError
+from bayes_lora.files import atomic_text
+
+SEEDS = (0, 1, 2)
+MAX_LENGTH = 128  # tokens
+
+
+def main() -> None:
+    """Run what is not there yet, and write the page."""
+    logging.disable_progress_bar()
+    parser = make_parser()
+    arguments = parser.parse_args()
+    if arguments.data is None and not arguments.table_only:
+        parser.error("--data is needed to run anything")
+    try:
+        for name in () if arguments.table_only else arguments.sets:
+            for seed in arguments.seeds:
+                run_methods(name, seed, arguments)
+        print(write_page(arguments.out))
+    except BayesLoraError as error:
+        parser.exit(2, f"{error}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Say what the command line has."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--data", type=Path, help="folder that has the sets' folders")
+    parser.add_argument("--out", required=True, type=Path, help="folder for results")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="METHOD"
+    )
+    parser.add_argument("--development", action="store_true", help="judge on no test rows")
+    parser.add_argument("--table-only", action="store_true", help="run nothing")
+    return parser
+
+
+def run_methods(name: str, seed: int, arguments: argparse.Namespace) -> None:
+    """Run the methods that have no result yet, for one set and seed."""
+    paths = {own: arguments.out / name / str(seed) / f"{own}.json" for own in arguments.methods}
+    missing = [method for method, path in paths.items() if not path.exists()]
+    if not missing:
+        return
+    data = load(name, arguments.data, seed, development=arguments.development)
+    backbone = load_backbone(
+        "minilm", max_length=MAX_LENGTH, dtype=torch.bfloat16, attention="eager"
+    )
+    for method in missing:
+        fitted = learn(CONTENDERS[method], data, seed, backbone)
+        result = {
+            **{key: value for key, value in describe_run().items() if key != "results"},
+            "set": name,
+            "seed": seed,
+            "method": method,
+            "development": arguments.development,
+            "rows": len(data.given),
+            "fit": asdict(fitted.cost),
+            "guide": repr(fitted.posterior.config.guide),
+            **judge(fitted, data, seed),
+        }
+        with atomic_text(paths[method]) as file:
+            file.write(json.dumps(result, indent=1) + "\n")
+        figures = ", ".join(f"{key} {result['test'][key]:.4f}" for key in ("accuracy", "nll", "ece"))
+        print(f"{paths[method]}: {figures}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
