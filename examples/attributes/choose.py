@@ -9,6 +9,7 @@ number of steps, to the comparison's labelled rows. Test rows are not looked at.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,6 @@ from contenders import (
     FOLDERS,
     Given,
     Predict,
-    load_minilm,
     m2a,
     mean_field,
     of_population,
@@ -27,6 +27,9 @@ from contenders import (
     read_given,
 )
 from sets import load
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from common import load_minilm
 
 from bayes_lora.adapters import LoRA
 from calibration import accuracy, ece, nll

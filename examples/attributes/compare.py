@@ -25,7 +25,6 @@ from contenders import (
     Given,
     Learned,
     fit_with_levels,
-    load_minilm,
     methods_of,
     of_levels,
     of_population,
@@ -39,7 +38,7 @@ from tables import tables
 from transformers.utils import logging
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from common import describe_run
+from common import describe_run, load_minilm
 
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Task

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sets import Split, load
 
-from bayes_lora import FitSettings, ModelSettings, Posterior, fit, load_backbone
+from bayes_lora import FitSettings, ModelSettings, Posterior, fit
 from bayes_lora.adapters import Adapter, LoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Task, level_of
@@ -38,7 +37,6 @@ FOLDERS = {
     "four-authors": "pang_lee_scaledata_4authors",
     "yelp": "yelp10k_users",
 }
-MAX_LENGTH = 128  # tokens
 DRAWS = 10
 # By set and rows of train (of a domain; None for all), or by set alone.
 STEPS: dict[str | tuple[str, int | None], int] = {
@@ -114,15 +112,6 @@ def read_given(
     split = load(name, data / FOLDERS[name], seed, size)
     parts = _all_rows(split) if size is None else _a_fifth_held_back(split.train, seed)
     return Given(name, size, seed, *parts, backbone, steps_of(name, size)), split.test
-
-
-def load_minilm() -> Backbone:
-    """Load the backbone that all methods share.
-
-    On a processor that multiplies bfloat16, a step takes half of float32's time, but not where
-    attention is a fused kernel, whose backward pass is slow there.
-    """
-    return load_backbone("minilm", max_length=MAX_LENGTH, dtype=torch.bfloat16, attention="eager")
 
 
 def steps_of(name: str, size: int | None) -> int:

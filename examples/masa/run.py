@@ -30,16 +30,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers.utils import logging
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.append(str(Path(__file__).parents[1] / "meta_learning"))
-from common import describe_run, write_json
+from common import describe_run, load_minilm, write_json
 from suites import SEEDS as CROSSFIT_SEEDS
 from suites import UNREADABLE, crossfit_rows
 
-from bayes_lora import FitSettings, LoRA, Task, fit, load_backbone
+from bayes_lora import FitSettings, LoRA, Task, fit
 from bayes_lora.adapters import MASA, Adapter, HydraLoRA, Mixing, MultiLoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.budget import matched, parameters
@@ -51,7 +50,7 @@ from calibration import accuracy, ece, nll
 
 TASKS, TRAIN_ROWS, TEST_ROWS, QUESTIONS = 24, 150, 100, 1000
 STEPS = {"crossfit": 400, "commonsenseqa": 200}
-DRAWS, MAX_LENGTH = 10, 128
+DRAWS = 10
 BASE = LoRA(rank=8)
 # Before their ranks are matched with BASE's parameters.
 ADAPTERS: dict[str, Adapter] = {
@@ -148,7 +147,7 @@ def _over_seeds(results: Iterable[dict[str, Any]], key: str) -> str:
 @cache
 def load() -> Backbone:
     """Load the backbone, once and not before something is to be run."""
-    return load_backbone("minilm", max_length=MAX_LENGTH, dtype=torch.bfloat16, attention="eager")
+    return load_minilm()
 
 
 def main() -> None:

@@ -17,21 +17,18 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from contenders import CONTENDERS, judge, learn
 from page import write_page
 from sets import SETS, load
 from transformers.utils import logging
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from common import describe_run
+from common import describe_run, load_minilm
 
-from bayes_lora import load_backbone
 from bayes_lora.errors import BayesLoraError
 from bayes_lora.files import atomic_text
 
 SEEDS = (0, 1, 2)
-MAX_LENGTH = 128  # tokens
 
 
 def main() -> None:
@@ -72,9 +69,7 @@ def run_methods(name: str, seed: int, arguments: argparse.Namespace) -> None:
     if not missing:
         return
     data = load(name, arguments.data, seed, development=arguments.development)
-    backbone = load_backbone(
-        "minilm", max_length=MAX_LENGTH, dtype=torch.bfloat16, attention="eager"
-    )
+    backbone = load_minilm()
     for method in missing:
         fitted = learn(CONTENDERS[method], data, seed, backbone)
         result = {
@@ -90,7 +85,9 @@ def run_methods(name: str, seed: int, arguments: argparse.Namespace) -> None:
         }
         with atomic_text(paths[method]) as file:
             file.write(json.dumps(result, indent=1) + "\n")
-        figures = ", ".join(f"{key} {result['test'][key]:.4f}" for key in ("accuracy", "nll", "ece"))
+        figures = ", ".join(
+            f"{key} {result['test'][key]:.4f}" for key in ("accuracy", "nll", "ece")
+        )
         print(f"{paths[method]}: {figures}", file=sys.stderr, flush=True)
 
 
