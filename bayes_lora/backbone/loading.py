@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
@@ -25,6 +26,8 @@ from bayes_lora.backbone.backbone import Backbone
 from bayes_lora.errors import BayesLoraError, ConfigError, UnsupportedError
 
 MINILM = "minilm"
+# What libraries raise for a folder that is not what it should be.
+LOADING_ERRORS = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
 # Of the published sentence-transformers/all-MiniLM-L6-v2; the package could carry anything.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 VALUES_PER_TENSOR = 4096
@@ -71,7 +74,7 @@ def load_backbone(
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except BayesLoraError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"Backbone {name!r} cannot be loaded: {reason} Give a folder that holds config.json, "
@@ -82,10 +85,6 @@ def load_backbone(
             f"Backbone {name!r} lacks pretrained weights, which would be random: "
             f"{', '.join(sorted(missing)[:5])}. Give a complete checkpoint."
         )
-    if hasattr(loaded.config, "use_cache"):  # a decoder's cache is for generating only
-        loaded.config.use_cache = False
-    if tokenizer.pad_token is None:  # usual for decoders; padding is masked, so any token will do
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     body: Any = loaded if loaded.config.is_encoder_decoder else loaded.base_model
     return Backbone(
         body,
@@ -93,10 +92,28 @@ def load_backbone(
         name=name,
         fingerprint=fingerprint(loaded if has_head else body),
         targets=targets,
-        max_length=min(max_length, tokenizer.model_max_length, positions(loaded.config)),
+        max_length=prepared(loaded.config, tokenizer, max_length),
         language_model=loaded if has_head else None,
         pooling=pooling,
     )
+
+
+def prepared(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """Set a model and its tokenizer up to score texts.
+
+    Args:
+        config: The model's.
+        tokenizer: Its tokenizer.
+        max_length: Tokens of a text wanted at most.
+
+    Returns:
+        As many of them as both can take.
+    """
+    if hasattr(config, "use_cache"):  # a decoder's cache is for generating only
+        config.use_cache = False
+    if tokenizer.pad_token is None:  # usual for decoders; padding is masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    return min(max_length, tokenizer.model_max_length, _positions(config))
 
 
 def source_of(name: str) -> str:
@@ -149,7 +166,7 @@ def _pooling(source: str) -> str | None:
     return POOLINGS[mode]
 
 
-def positions(config: PretrainedConfig) -> int:
+def _positions(config: PretrainedConfig) -> int:
     """Return how many tokens a model has positions for."""
     positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
     if "roberta" in config.model_type or config.model_type in ("camembert", "mpnet"):

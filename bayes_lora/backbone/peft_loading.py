@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
-from bayes_lora.backbone.loading import source_of
+from bayes_lora.backbone.loading import LOADING_ERRORS, source_of
 from bayes_lora.backbone.peft_model import BayesianAdapter
 from bayes_lora.errors import ConfigError, UnsupportedError
 
@@ -59,7 +58,7 @@ def load_peft(
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder) if own else base, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"The PEFT checkpoint {str(folder)!r} cannot be loaded onto {base!r}: {reason} "

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from bayes_lora.adapters import Adapter, Factor, PeftTensors
 from bayes_lora.backbone.backbone import Backbone, BackboneKind, FactorKey, Factors, Parts
 from bayes_lora.backbone.drawn_tensors import DrawnTensors, in_order
-from bayes_lora.backbone.loading import fingerprint, positions
+from bayes_lora.backbone.loading import fingerprint, prepared
 from bayes_lora.backbone.precision import float32_or_wider
 from bayes_lora.backbone.targets import LayerGroup, short_names, without_depth
 from bayes_lora.errors import ConfigError, UnsupportedError
@@ -70,8 +70,6 @@ class BayesianAdapter(Backbone):
         body = base if base.config.is_encoder_decoder else base.base_model
         if virtual:  # PEFT loads prompts as if they could not be trained further
             model.prompt_encoder.requires_grad_(True)
-        if hasattr(base.config, "use_cache"):  # a decoder's cache is for generating only
-            base.config.use_cache = False
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         _check(peft_model, trainable)
         super().__init__(
@@ -80,7 +78,7 @@ class BayesianAdapter(Backbone):
             name=base.name_or_path,
             # What modules_to_save replaces is often random, and never used.
             fingerprint=fingerprint(model, without=".original_module."),
-            max_length=min(max_length, tokenizer.model_max_length, positions(base.config)),
+            max_length=prepared(base.config, tokenizer, max_length),
             language_model=model if has_head else None,
             groups=_grouped(trainable, peft_model.active_adapter),
         )
@@ -109,8 +107,6 @@ class BayesianAdapter(Backbone):
         if tokenizer is None:
             name = peft_model.get_base_model().name_or_path
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
         return cls(peft_model, tokenizer, max_length=max_length)
 
     def save(self, folder: Path) -> None:
