@@ -3,10 +3,16 @@
 from bayes_lora.guides.base import Guide, sample
 from bayes_lora.guides.family import Family
 from bayes_lora.guides.levels import LevelGuide, LevelNormals, LevelPoints
+from bayes_lora.guides.low_rank import LowRank, LowRankGuide
 from bayes_lora.guides.mean_field import MeanField, MeanFieldGuide
 from bayes_lora.guides.point import MAP, MLE, PointGuide
 
-GUIDES: dict[str, type[Family]] = {"mean-field": MeanField, "map": MAP, "mle": MLE}
+GUIDES: dict[str, type[Family]] = {
+    "mean-field": MeanField,
+    "map": MAP,
+    "mle": MLE,
+    "low-rank": LowRank,
+}
 
 __all__ = [
     "GUIDES",
@@ -17,6 +23,8 @@ __all__ = [
     "LevelGuide",
     "LevelNormals",
     "LevelPoints",
+    "LowRank",
+    "LowRankGuide",
     "MeanField",
     "MeanFieldGuide",
     "PointGuide",
