@@ -82,13 +82,13 @@ def test_a_fit_has_the_moments_of_equally_spaced_iterates_at_a_constant_rate(
 def test_the_mean_of_iterates_is_near_the_best_point(problem: Problem) -> None:
     """Of directions that data inform; maximum likelihood says nothing of the others."""
     guide = SWAG(rank=20).build(problem.model)
-    settings = FitSettings(max_steps=400, batch_size=8, learning_rate=0.05)
+    settings = FitSettings(max_steps=200, batch_size=8, learning_rate=0.05)
     swag.fit_swag(problem.model, guide, problem.data(), settings, family=SWAG(rank=20))
     fitted = problem.design @ guide.mean()[SITE].double().flatten().numpy()
     best = problem.design @ np.linalg.lstsq(problem.design, problem.target)[0]
     noise = np.sqrt(np.einsum("ni,ij,nj->n", problem.design, _covariance(guide), problem.design))
     assert noise.min() > 0
-    assert np.abs(fitted - best).max() < 0.2 * np.abs(best).max(), np.abs(fitted - best)
+    assert np.abs(fitted - best).max() < 0.2 * np.abs(best).max()
 
 
 def test_one_iterate_is_refused(problem: Problem) -> None:

@@ -122,5 +122,5 @@ class _ConstantRate(SVITrainer):
 
     def __init__(self, *args: Any, iterates: _Iterates, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.lr_scheduler = get_constant_schedule(self.optimizer)
+        self.lr_scheduler = get_constant_schedule(kwargs["optimizers"][0])
         self.add_callback(iterates)
