@@ -18,9 +18,16 @@ from bayes_lora.inference import ivon
 from bayes_lora.inference.svi import FitSettings, SVITrainer
 from bayes_lora.model import BayesianModel
 
+# Second derivatives forget their start within the 900 steps of a test.
+SHORT_MEMORY = 0.995
 UNIT, SITE = 0.4, "population.lin.W"
 LONG = FitSettings(max_steps=900, batch_size=24)
 FAMILY = IVON(learning_rate=0.05, hess_init=0.03)
+
+
+@pytest.fixture(autouse=True)
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ivon, "BETA2", SHORT_MEMORY)
 
 
 @dataclass(frozen=True)

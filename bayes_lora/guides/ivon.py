@@ -19,7 +19,7 @@ class IVON(Family):
             ``1 / sqrt(rows / kl_weight * hess_init)`` units wide.
     """
 
-    learning_rate: float = 0.03
+    learning_rate: float = 0.3
     hess_init: float = 0.04
 
     def __post_init__(self) -> None:
