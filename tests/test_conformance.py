@@ -62,7 +62,7 @@ SMALL: dict[str, Family] = {}
 FAMILIES = {name: SMALL.get(name, family()) for name, family in GUIDES.items()}
 POINTS = ("map", "mle")  # whose draws are all the same
 # Fitted by the Trainer alone, with all that it promises: checkpointing, early stopping.
-TRAINED = ("map", "mean-field", "mle")
+TRAINED = ("low-rank", "map", "mean-field", "mle")
 # On the slow backbones and with every adapter on each; the others' code knows of neither.
 EVERYWHERE = ("mean-field", "mle")
 OF_SUPPORT = [f"head.log_{name}" for name in ("count", "concentration", "spread", "degrees")]

@@ -7,9 +7,11 @@ from enum import Enum
 from bayes_lora.adapters import Adapter
 from bayes_lora.effects import Flat, LearnedNormal, Normal
 from bayes_lora.errors import ConfigError
-from bayes_lora.guides import GUIDES, MAP, MLE, Family, MeanField
+from bayes_lora.guides import GUIDES, IVON, MAP, MLE, SWAG, Family, LowRank, MeanField
+from bayes_lora.inference.ivon import fit_ivon
 from bayes_lora.inference.model_settings import FLAT, ModelSettings
 from bayes_lora.inference.svi import fit_svi
+from bayes_lora.inference.swag import fit_swag
 from bayes_lora.named import name_of
 
 
@@ -77,6 +79,9 @@ METHODS: dict[type[Family], Method] = {
     MeanField: Method(fit_svi, ModelSettings(), Priors.PROPER),
     MAP: Method(fit_svi, FIXED, Priors.FIXED),
     MLE: Method(fit_svi, FLAT, Priors.NONE),
+    LowRank: Method(fit_svi, ModelSettings(), Priors.PROPER),
+    SWAG: Method(fit_swag, FLAT, Priors.NONE),
+    IVON: Method(fit_ivon, ModelSettings(), Priors.PROPER_FIXED),
 }
 DEFAULTS = {name: METHODS[family].settings for name, family in GUIDES.items()}
 

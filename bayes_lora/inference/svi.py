@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ def fit_svi(
     label: str = "fit",
     levels: bool = True,
     family: Family | None = None,
+    trainer: Callable[..., SVITrainer] = SVITrainer,
 ) -> None:
     """Fit a guide, and the model's learned prior scales, in place.
 
@@ -145,6 +146,7 @@ def fit_svi(
         levels: Whether points of levels are fitted as well (those of a mean-field guide have an
             inference of their own); else the program is the population's.
         family: Not looked at.
+        trainer: Makes the Trainer, for an algorithm that has one of its own.
 
     Raises:
         FitError: The loss stopped being finite.
@@ -155,11 +157,11 @@ def fit_svi(
         model.backbone.enable_gradient_checkpointing()
     with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _sharing_rows(model):
         levels = levels and any(isinstance(own, LevelPoints) for own in guide.by_level.values())
-        trainer = _make_trainer(model, guide, train, settings, dev, Path(folder), levels)
-        bar = ELBOProgress(trainer.svi, label, progress)
-        trainer.add_callback(bar)
+        own = _make_trainer(trainer, model, guide, train, settings, dev, Path(folder), levels)
+        bar = ELBOProgress(own.svi, label, progress)
+        own.add_callback(bar)
         with closing(bar):
-            trainer.train()
+            own.train()
 
 
 @contextmanager
@@ -174,6 +176,7 @@ def _sharing_rows(model: BayesianModel) -> Iterator[None]:
 
 
 def _make_trainer(
+    make: Callable[..., SVITrainer],
     model: BayesianModel,
     guide: Guide,
     train: LabelledRows,
@@ -186,7 +189,7 @@ def _make_trainer(
     steps_in_epoch = math.ceil(len(train.rows) // batch_size / settings.accumulate)
     arguments = _arguments(settings, batch_size, steps_in_epoch, folder, stops=dev is not None)
     model.backbone.to(arguments.device)
-    trainer = SVITrainer(
+    trainer = make(
         SVIModule(model, guide, draws, levels),
         args=arguments,
         train_dataset=list(train),
