@@ -1,24 +1,42 @@
 """Variational families by name, one a file."""
 
 from bayes_lora.guides.base import Guide, sample
+from bayes_lora.guides.dropout import DropoutGuide, MCDropout
 from bayes_lora.guides.family import Family
+from bayes_lora.guides.half import BLoB, HalfGuide
 from bayes_lora.guides.levels import LevelGuide, LevelNormals, LevelPoints
 from bayes_lora.guides.mean_field import MeanField, MeanFieldGuide
 from bayes_lora.guides.point import MAP, MLE, PointGuide
+from bayes_lora.guides.projections import products, projections
+from bayes_lora.guides.training_free import TrainingFree
 
-GUIDES: dict[str, type[Family]] = {"mean-field": MeanField, "map": MAP, "mle": MLE}
+GUIDES: dict[str, type[Family]] = {
+    "mean-field": MeanField,
+    "map": MAP,
+    "mle": MLE,
+    "mc-dropout": MCDropout,
+    "blob": BLoB,
+    "training-free": TrainingFree,
+}
 
 __all__ = [
     "GUIDES",
     "MAP",
     "MLE",
+    "BLoB",
+    "DropoutGuide",
     "Family",
     "Guide",
+    "HalfGuide",
     "LevelGuide",
     "LevelNormals",
     "LevelPoints",
+    "MCDropout",
     "MeanField",
     "MeanFieldGuide",
     "PointGuide",
+    "TrainingFree",
+    "products",
+    "projections",
     "sample",
 ]

@@ -7,9 +7,19 @@ from enum import Enum
 from bayes_lora.adapters import Adapter
 from bayes_lora.effects import Flat, LearnedNormal, Normal
 from bayes_lora.errors import ConfigError
-from bayes_lora.guides import GUIDES, MAP, MLE, Family, MeanField
+from bayes_lora.guides import (
+    GUIDES,
+    MAP,
+    MLE,
+    BLoB,
+    Family,
+    MCDropout,
+    MeanField,
+    TrainingFree,
+)
 from bayes_lora.inference.model_settings import FLAT, ModelSettings
 from bayes_lora.inference.svi import fit_svi
+from bayes_lora.inference.training_free import fit_training_free
 from bayes_lora.named import name_of
 
 
@@ -77,6 +87,9 @@ METHODS: dict[type[Family], Method] = {
     MeanField: Method(fit_svi, ModelSettings(), Priors.PROPER),
     MAP: Method(fit_svi, FIXED, Priors.FIXED),
     MLE: Method(fit_svi, FLAT, Priors.NONE),
+    MCDropout: Method(fit_svi, FLAT, Priors.FIXED),
+    BLoB: Method(fit_svi, ModelSettings(), Priors.PROPER_FIXED),
+    TrainingFree: Method(fit_training_free, FLAT, Priors.FIXED),
 }
 DEFAULTS = {name: METHODS[family].settings for name, family in GUIDES.items()}
 
