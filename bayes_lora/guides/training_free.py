@@ -18,7 +18,8 @@ class TrainingFree(Family):
 
     Args:
         tolerance: By how much the noise may raise the mean negative log-likelihood of training
-            rows, in nats a row.
+            rows, in nats a row. A posterior's draws are worse by half a nat in all for each
+            direction that the data inform: the default is 30 of these in 500 rows. Not tuned.
     """
 
     tolerance: float = 0.03
