@@ -343,8 +343,10 @@ def test_bfloat16_backbone_keeps_a_float32_posterior(setup: Setup, guide: str) -
     posterior = fit(setup.tasks, backbone, scorer=setup.scorer, guide=family, settings=SETTINGS)
     assert all(value.dtype == torch.float32 for value in posterior.draw(2).values())
     assert all(value.dtype == torch.float32 for value in posterior.guide.state_dict().values())
-    probabilities = posterior.predict(setup.examples, draws=2).probabilities
-    exact = _fit(setup, guide).predict(setup.examples, draws=2).probabilities
+    # How much noise a random model bears, any or little, is up to rounding; its point is not.
+    draws = 0 if guide == "training-free" else 2
+    probabilities = posterior.predict(setup.examples, draws=draws).probabilities
+    exact = _fit(setup, guide).predict(setup.examples, draws=draws).probabilities
     assert np.abs(probabilities - exact).max() < 0.1
 
 
