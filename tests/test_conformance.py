@@ -62,7 +62,7 @@ SMALL: dict[str, Family] = {}
 FAMILIES = {name: SMALL.get(name, family()) for name, family in GUIDES.items()}
 POINTS = ("map", "mle")  # whose draws are all the same
 # Fitted by the Trainer alone, with all that it promises: checkpointing, early stopping.
-TRAINED = ("low-rank", "map", "mean-field", "mle")
+TRAINED = ("blob", "low-rank", "map", "mc-dropout", "mean-field", "mle")
 # On the slow backbones and with every adapter on each; the others' code knows of neither.
 EVERYWHERE = ("mean-field", "mle")
 OF_SUPPORT = [f"head.log_{name}" for name in ("count", "concentration", "spread", "degrees")]
@@ -238,8 +238,8 @@ def _check_draws(posterior: Posterior, per_draw: np.ndarray | None, *, random: b
     varies = per_draw.std(0).max() > 0
     assert varies == random
     assert len(per_draw) == (3 if random else 1)
-    for value in posterior.draw(2).values():
-        assert torch.equal(value[0], value[1]) != random
+    drawn = posterior.draw(2).values()  # some families leave some sites a point
+    assert any(not torch.equal(value[0], value[1]) for value in drawn) == random
 
 
 def test_the_same_seed_gives_the_same_fit(tiny_setup: Setup, guide: str) -> None:
@@ -343,8 +343,10 @@ def test_bfloat16_backbone_keeps_a_float32_posterior(setup: Setup, guide: str) -
     posterior = fit(setup.tasks, backbone, scorer=setup.scorer, guide=family, settings=SETTINGS)
     assert all(value.dtype == torch.float32 for value in posterior.draw(2).values())
     assert all(value.dtype == torch.float32 for value in posterior.guide.state_dict().values())
-    probabilities = posterior.predict(setup.examples, draws=2).probabilities
-    exact = _fit(setup, guide).predict(setup.examples, draws=2).probabilities
+    # How much noise a random model bears, any or little, is up to rounding; its point is not.
+    draws = 0 if guide == "training-free" else 2
+    probabilities = posterior.predict(setup.examples, draws=draws).probabilities
+    exact = _fit(setup, guide).predict(setup.examples, draws=draws).probabilities
     assert np.abs(probabilities - exact).max() < 0.1
 
 

@@ -16,7 +16,7 @@ from bayes_lora.adapters import Adapter, KronA, LoRA
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example
 from bayes_lora.errors import DataWarning
-from bayes_lora.guides import GUIDES, LevelNormals
+from bayes_lora.guides import LevelNormals
 from bayes_lora.inference.attributes import AttributeSettings
 from bayes_lora.level_draws import Unknown
 
@@ -27,12 +27,13 @@ SETUPS = {
     "tiny-encoder-decoder": ("likelihood",),
     "minilm": ("class-head", "similarity"),
 }
+WITH_LEVELS = ("mean-field", "map", "mle")  # the guides that have posteriors of levels
 CASES = [
     f"{name} {scorer} {adapter} {guide}"
     for name, scorers in SETUPS.items()
     for scorer in scorers
     for adapter in ADAPTERS
-    for guide in GUIDES
+    for guide in WITH_LEVELS
 ]
 COLUMNS = ("user", "item")
 TOLERANCE = 1e-5  # of batches in float32

@@ -96,6 +96,11 @@ class Adapter(ABC):
         return self.zero_factors
 
     @property
+    def product(self) -> tuple[str, str] | None:
+        """Two factors, "B" and "A", of which the update knows only the product B A; most: none."""
+        return None
+
+    @property
     def relevance_factors(self) -> frozenset[str]:
         """The factors whose columns have prior scales of their own, to be learned; most: none."""
         return frozenset()

@@ -67,6 +67,11 @@ class LoRA(Adapter):
             return 2.0
         return self.alpha / (self.rank**0.5 if self.rank_stabilized else self.rank)
 
+    @property
+    def product(self) -> tuple[str, str] | None:
+        """B and A."""
+        return "B", "A"
+
     def factors(self, d_in: int, d_out: int) -> dict[str, Factor]:
         """A starts random and B at zero, as published; units keep ``A x`` and ``B h`` near 1."""
         pissa = self.start is LoRAStart.PISSA

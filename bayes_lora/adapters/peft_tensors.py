@@ -13,6 +13,11 @@ from bayes_lora.errors import ConfigError
 class PeftTensors(Adapter):
     """Stands for whatever adapter a PEFT model has; only its backbone knows the tensors."""
 
+    @property
+    def product(self) -> tuple[str, str] | None:
+        """LoRA's tensors, where PEFT's adapter is LoRA."""
+        return "lora_B", "lora_A"
+
     def factors(self, d_in: int, d_out: int) -> dict[str, Factor]:
         """None by itself."""
         return {}

@@ -1,13 +1,17 @@
 """Variational families by name, one a file."""
 
 from bayes_lora.guides.base import Guide, sample
+from bayes_lora.guides.dropout import DropoutGuide, MCDropout
 from bayes_lora.guides.family import Family
+from bayes_lora.guides.half import BLoB, HalfGuide
 from bayes_lora.guides.ivon import IVON
 from bayes_lora.guides.levels import LevelGuide, LevelNormals, LevelPoints
 from bayes_lora.guides.low_rank import LowRank, LowRankGuide
 from bayes_lora.guides.mean_field import MeanField, MeanFieldGuide
 from bayes_lora.guides.point import MAP, MLE, PointGuide
+from bayes_lora.guides.projections import products, projections
 from bayes_lora.guides.swag import SWAG
+from bayes_lora.guides.training_free import TrainingFree
 
 GUIDES: dict[str, type[Family]] = {
     "mean-field": MeanField,
@@ -16,6 +20,9 @@ GUIDES: dict[str, type[Family]] = {
     "low-rank": LowRank,
     "swag": SWAG,
     "ivon": IVON,
+    "mc-dropout": MCDropout,
+    "blob": BLoB,
+    "training-free": TrainingFree,
 }
 
 __all__ = [
@@ -24,15 +31,22 @@ __all__ = [
     "MAP",
     "MLE",
     "SWAG",
+    "BLoB",
+    "DropoutGuide",
     "Family",
     "Guide",
+    "HalfGuide",
     "LevelGuide",
     "LevelNormals",
     "LevelPoints",
     "LowRank",
     "LowRankGuide",
+    "MCDropout",
     "MeanField",
     "MeanFieldGuide",
     "PointGuide",
+    "TrainingFree",
+    "products",
+    "projections",
     "sample",
 ]

@@ -7,11 +7,24 @@ from enum import Enum
 from bayes_lora.adapters import Adapter
 from bayes_lora.effects import Flat, LearnedNormal, Normal
 from bayes_lora.errors import ConfigError
-from bayes_lora.guides import GUIDES, IVON, MAP, MLE, SWAG, Family, LowRank, MeanField
+from bayes_lora.guides import (
+    GUIDES,
+    IVON,
+    MAP,
+    MLE,
+    SWAG,
+    BLoB,
+    Family,
+    LowRank,
+    MCDropout,
+    MeanField,
+    TrainingFree,
+)
 from bayes_lora.inference.ivon import fit_ivon
 from bayes_lora.inference.model_settings import FLAT, ModelSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.inference.swag import fit_swag
+from bayes_lora.inference.training_free import fit_training_free
 from bayes_lora.named import name_of
 
 
@@ -82,6 +95,9 @@ METHODS: dict[type[Family], Method] = {
     LowRank: Method(fit_svi, ModelSettings(), Priors.PROPER),
     SWAG: Method(fit_swag, FLAT, Priors.NONE),
     IVON: Method(fit_ivon, ModelSettings(), Priors.PROPER_FIXED),
+    MCDropout: Method(fit_svi, FLAT, Priors.FIXED),
+    BLoB: Method(fit_svi, ModelSettings(), Priors.PROPER_FIXED),
+    TrainingFree: Method(fit_training_free, FLAT, Priors.FIXED),
 }
 DEFAULTS = {name: METHODS[family].settings for name, family in GUIDES.items()}
 
