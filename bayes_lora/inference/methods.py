@@ -7,8 +7,11 @@ from enum import Enum
 from bayes_lora.adapters import Adapter
 from bayes_lora.effects import Flat, LearnedNormal, Normal
 from bayes_lora.errors import ConfigError
-from bayes_lora.guides import GUIDES, MAP, MLE, Family, MeanField
+from bayes_lora.guides import GUIDES, MAP, MLE, NUTS, SVGD, DeepEnsemble, Family, MeanField
+from bayes_lora.inference.ensemble import fit_ensemble
 from bayes_lora.inference.model_settings import FLAT, ModelSettings
+from bayes_lora.inference.nuts import fit_nuts
+from bayes_lora.inference.svgd import fit_svgd
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.named import name_of
 
@@ -77,6 +80,9 @@ METHODS: dict[type[Family], Method] = {
     MeanField: Method(fit_svi, ModelSettings(), Priors.PROPER),
     MAP: Method(fit_svi, FIXED, Priors.FIXED),
     MLE: Method(fit_svi, FLAT, Priors.NONE),
+    DeepEnsemble: Method(fit_ensemble, FLAT, Priors.FIXED),
+    SVGD: Method(fit_svgd, FIXED, Priors.PROPER_FIXED),
+    NUTS: Method(fit_nuts, FIXED, Priors.PROPER_FIXED),
 }
 DEFAULTS = {name: METHODS[family].settings for name, family in GUIDES.items()}
 
