@@ -1,7 +1,5 @@
 """Ensembles, Stein's particles and what they share: members side by side equal members alone."""
 
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +9,15 @@ from tiny_backbones import WordTokenizer, tiny_encoder
 from torch import Tensor
 
 from bayes_lora.adapters import LoRA, LoRAXS
+from bayes_lora.data import unlabelled
 from bayes_lora.effects import Effect, Flat, Normal, Prior
-from bayes_lora.guides import MAP, SVGD, DeepEnsemble, MembersGuide, sample
+from bayes_lora.guides import MAP, SVGD, DeepEnsemble, sample
 from bayes_lora.inference.ensemble import EnsembleTrainer, fit_ensemble, starts
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svgd import fit_svgd, stein_direction
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import BayesianModel
 from bayes_lora.scorers import ClassHead, LabelledRows
-from bayes_lora.data import unlabelled
 
 WORDS = {0: ("bright", "warm", "kind"), 1: ("dull", "cold", "mean")}
 OPTIONS = ("good", "bad")
@@ -59,10 +57,14 @@ def _fitted(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)], ids=["64", "32"]
+    ("dtype", "tolerance", "prior", "accumulate"),
+    [
+        (torch.float64, 1e-6, Flat(), 1),
+        (torch.float64, 1e-6, Normal(0.3), 2),
+        (torch.float32, 1e-5, Normal(0.3), 1),
+    ],
+    ids=["flat", "normal", "float32"],
 )
-@pytest.mark.parametrize("prior", [Flat(), Normal(0.3)], ids=["flat", "normal"])
-@pytest.mark.parametrize("accumulate", [1, 2])
 def test_members_side_by_side_equal_members_alone(
     dtype: torch.dtype, tolerance: float, prior: Prior, accumulate: int
 ) -> None:
@@ -83,18 +85,18 @@ def test_members_stopped_early_side_by_side_equal_members_alone(
 ) -> None:
     """Dev labels are half wrong, so that each member is best at a step of its own."""
     lengths: list[int] = []
-    evaluate = EnsembleTrainer.evaluate
+    evaluate = EnsembleTrainer.dev_nll
 
-    def counted(self: EnsembleTrainer, *args: object, **kwargs: object) -> dict[str, float]:
+    def counted(self: EnsembleTrainer) -> float:
         lengths[-1] += 1
-        return evaluate(self, *args, **kwargs)
+        return evaluate(self)
 
-    monkeypatch.setattr(EnsembleTrainer, "evaluate", counted)
+    monkeypatch.setattr(EnsembleTrainer, "dev_nll", counted)
 
     def fitted(members: int, seed: int) -> dict[str, Tensor]:
         lengths.append(0)
         settings = FitSettings(
-            max_steps=200, batch_size=6, learning_rate=0.01, patience=2, seed=seed
+            max_steps=200, batch_size=6, learning_rate=0.005, patience=2, seed=seed
         )
         return _fitted(members, settings, Flat(), torch.float64, dev=14)
 
@@ -157,18 +159,31 @@ def test_a_single_particle_ends_where_map_does() -> None:
 
 
 def test_particles_have_the_moments_of_the_exact_posterior() -> None:
-    import time; t=time.time()
+    """Finite particles in six dimensions are known to spread too little (Ba et al. 2022)."""
     problem = Problem(10, WordTokenizer())
     family = SVGD(60)
     guide = family.build(problem.model).double()
-    settings = FitSettings(max_steps=400, batch_size=24, learning_rate=0.05)
+    settings = FitSettings(max_steps=150, batch_size=10, learning_rate=0.1)
     fit_svgd(problem.model, guide, problem.data(), settings, family=family)
     particles = guide.values()[SITE].flatten(1).numpy()
     deviation = np.sqrt(np.diag(problem.covariance))
-    print("mean", np.abs(particles.mean(0) - problem.mean) / deviation)
-    whitened = np.linalg.solve(np.linalg.cholesky(problem.covariance), (particles - problem.mean).T)
-    print("eig", np.linalg.eigvalsh(np.cov(whitened)))
-    print(time.time()-t); print("sd", particles.std(0) / deviation)
+    assert (np.abs(particles.mean(0) - problem.mean) < 0.05 * deviation).all()
+    shrunk = particles.std(0) / deviation
+    assert shrunk.min() > 0.6 and shrunk.max() < 1.0
+    correlations = problem.covariance / np.outer(deviation, deviation)
+    np.testing.assert_allclose(np.corrcoef(particles.T), correlations, atol=0.25)
+
+
+def test_steins_direction_leads_to_a_correlated_normal_in_two_dimensions() -> None:
+    """There, 100 particles come close to its covariance."""
+    covariance = torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=torch.float64)
+    precision, mean = covariance.inverse(), torch.tensor([2.0, -1.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randn(100, 2, generator=generator, dtype=torch.float64)
+    for _ in range(1500):
+        places += 0.3 * stein_direction(places, (mean - places) @ precision)
+    torch.testing.assert_close(places.mean(0), mean, atol=0.01, rtol=0)
+    torch.testing.assert_close(places.T.cov(), covariance, atol=0.08, rtol=0)
 
 
 def test_steins_direction_is_equation_8() -> None:

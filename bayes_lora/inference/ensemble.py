@@ -4,13 +4,11 @@ Every member has its own start, order of rows, AdamW state, clipping and early s
 where a fit of it alone would; but all share the passes through the backbone.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from bayes_lora.guides import DeepEnsemble, MembersGuide
-from bayes_lora.inference.members import MembersModule, MembersTrainer, members_trainer
+from bayes_lora.inference.members import MembersTrainer, members_trainer
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import run_trainer, sharing_rows
 from bayes_lora.model import HEAD, BayesianModel
@@ -61,18 +59,16 @@ class EnsembleTrainer(MembersTrainer):
 
     best: Best
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate each member on the dev rows; end training when all have stopped."""
-        assert self.dev is not None and isinstance(self.svi, MembersModule)
-        model = self.svi.model
-        model.backbone.eval()  # no adapter dropout
-        predicted = predict(model, self.best.guide.values(), self.dev.rows, keep_draws=True)
-        model.backbone.train()
+    def dev_nll(self) -> float:
+        """Evaluate each member, and return the mean; end training when all have stopped."""
+        assert self.dev is not None
+        members = self.best.guide.values()
+        predicted = predict(self.svi.model, members, self.dev.rows, keep_draws=True)
         assert predicted.per_draw is not None
         losses = [nll(own, list(self.dev.labels)) for own in predicted.per_draw]
         self.best.update(losses)
         self.control.should_training_stop |= all(self.best.stopped)
-        return {"eval_nll": sum(losses) / len(losses)}
+        return sum(losses) / len(losses)
 
 
 def fit_ensemble(

@@ -102,6 +102,17 @@ class SVITrainer(Trainer):
         self.dev = dev
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate on the dev rows, and tell the callbacks."""
+        self.svi.model.backbone.eval()  # no adapter dropout
+        metrics = {"eval_nll": self.dev_nll()}
+        self.svi.model.backbone.train()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def dev_nll(self) -> float:
         """Return the dev rows' negative log predictive probability, mean in nats."""
         assert self.dev is not None
         model, guide = self.svi.model, self.svi.guide
@@ -109,15 +120,8 @@ class SVITrainer(Trainer):
         levels = None
         if self.svi.levels:
             levels = {name: own.loc[None] for name, own in guide.by_level.items()}
-        model.backbone.eval()  # no adapter dropout
         predictions = predict(model, draws, self.dev.rows, levels=levels)
-        model.backbone.train()
-        metrics = {"eval_nll": nll(predictions.probabilities, np.array(self.dev.labels))}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        return nll(predictions.probabilities, np.array(self.dev.labels))
 
 
 def fit_svi(
