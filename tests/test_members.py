@@ -1,6 +1,5 @@
 """Ensembles, Stein's particles and what they share: members side by side equal members alone."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -169,7 +168,8 @@ def test_particles_have_the_moments_of_the_exact_posterior() -> None:
     deviation = np.sqrt(np.diag(problem.covariance))
     assert (np.abs(particles.mean(0) - problem.mean) < 0.05 * deviation).all()
     shrunk = particles.std(0) / deviation
-    assert shrunk.min() > 0.6 and shrunk.max() < 1.0
+    assert shrunk.min() > 0.6
+    assert shrunk.max() < 1.0
     correlations = problem.covariance / np.outer(deviation, deviation)
     np.testing.assert_allclose(np.corrcoef(particles.T), correlations, atol=0.25)
 

@@ -36,7 +36,8 @@ def test_samples_have_the_moments_of_the_exact_tempered_posterior() -> None:
     whitened = np.linalg.solve(np.linalg.cholesky(exact[1]), (samples - exact[0]).T)
     assert np.abs(whitened.mean(1)).max() < 0.3
     spreads = np.linalg.eigvalsh(np.cov(whitened))  # 1 each, if the samples were endless
-    assert spreads.min() > 0.5 and spreads.max() < 1.8
+    assert spreads.min() > 0.5
+    assert spreads.max() < 1.8
 
 
 def test_the_same_seed_gives_the_same_samples_and_leaves_the_generators_alone() -> None:
@@ -63,9 +64,9 @@ def test_a_chain_that_is_too_short_warns() -> None:
 def test_too_many_weights_or_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, family = Problem(6, WordTokenizer()), NUTS(samples=2, warmup=1)
     monkeypatch.setattr("bayes_lora.inference.nuts.MOST_WEIGHTS", 5)
-    with pytest.raises(UnsupportedError, match="up to 5 weights.*has 6: take LoRA-XS"):
+    with pytest.raises(UnsupportedError, match=r"up to 5 weights.*has 6: take LoRA-XS"):
         _fit(problem, family)
     monkeypatch.setattr("bayes_lora.inference.nuts.MOST_WEIGHTS", 6)
     monkeypatch.setattr("bayes_lora.inference.nuts.MOST_TOKENS", 17)
-    with pytest.raises(UnsupportedError, match="18 tokens with padding.*at most 17"):
+    with pytest.raises(UnsupportedError, match=r"18 tokens with padding.*at most 17"):
         _fit(problem, family)

@@ -66,7 +66,7 @@ class MembersTrainer(SVITrainer):
             collate_fn=self.data_collator,
             drop_last=self.args.dataloader_drop_last,
         )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+        return self.accelerator.prepare(loader)
 
 
 class Orders(Sampler[tuple[int, ...]]):

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
+import pyro.infer
 import torch
-from pyro.infer import MCMC
-from pyro.infer import NUTS as Kernel
 from torch import Tensor
 
 from bayes_lora.errors import FitWarning, UnsupportedError
@@ -63,8 +62,8 @@ def fit_nuts(
     labels = torch.tensor(train.labels, device=model.backbone.device)
     batch = model.scorer.collate(model.backbone, train.rows)
     with _sampling(settings.seed):
-        chain = MCMC(
-            Kernel(model),
+        chain = pyro.infer.MCMC(
+            pyro.infer.NUTS(model),
             family.samples,
             family.warmup,
             initial_params=start.mean(),

@@ -290,6 +290,7 @@ class Collator:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, pairs: Sequence[tuple[Row, int]]) -> dict[str, Tensor]:
+        """Make them."""
         rows, backbone = [row for row, _ in pairs], self.model.backbone
         batch = dict(self.model.scorer.collate(backbone, rows, groups=self.draws))
         if self.model.terms.reconstruction:
