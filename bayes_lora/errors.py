@@ -31,6 +31,10 @@ class DataWarning(UserWarning):
     """The user's data can be used, but not for all that they seem to be meant for."""
 
 
+class FitWarning(UserWarning):
+    """A fit ended, but there are signs that its result is not what it should be."""
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise ConfigError unless a parameter is a positive, finite number."""
     if not 0 < value < math.inf:

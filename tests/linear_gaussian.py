@@ -131,10 +131,15 @@ class Problem:
         noise = NOISE * generator.standard_normal(self.rows)
         self.labels = torch.tensor(offset + self.design @ truth + noise, dtype=dtype)
         self.target = self.labels.double().numpy() - offset
-        precision = self.design.T @ self.design / NOISE**2 + np.eye(D_OUT * D_IN) / PRIOR**2
-        self.covariance = np.linalg.inv(precision)
-        self.precision = precision
-        self.mean = self.covariance @ self.design.T @ self.target / NOISE**2
+        self.mean, self.covariance = self.posterior(kl_weight=1.0)
+        self.precision = np.linalg.inv(self.covariance)
+
+    def posterior(self, kl_weight: float) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of the tempered posterior."""
+        scale = NOISE**2 * kl_weight
+        precision = self.design.T @ self.design / scale + np.eye(D_OUT * D_IN) / PRIOR**2
+        covariance = np.linalg.inv(precision)
+        return covariance @ self.design.T @ self.target / scale, covariance
 
     def log_evidence(self) -> float:
         marginal = self.design @ self.design.T * PRIOR**2 + NOISE**2 * np.eye(self.rows)

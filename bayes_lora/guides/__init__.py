@@ -8,6 +8,7 @@ from bayes_lora.guides.ivon import IVON
 from bayes_lora.guides.levels import LevelGuide, LevelNormals, LevelPoints
 from bayes_lora.guides.low_rank import LowRank, LowRankGuide
 from bayes_lora.guides.mean_field import MeanField, MeanFieldGuide
+from bayes_lora.guides.members import NUTS, SVGD, DeepEnsemble, MembersGuide
 from bayes_lora.guides.point import MAP, MLE, PointGuide
 from bayes_lora.guides.projections import products, projections
 from bayes_lora.guides.swag import SWAG
@@ -23,6 +24,9 @@ GUIDES: dict[str, type[Family]] = {
     "mc-dropout": MCDropout,
     "blob": BLoB,
     "training-free": TrainingFree,
+    "ensemble": DeepEnsemble,
+    "svgd": SVGD,
+    "nuts": NUTS,
 }
 
 __all__ = [
@@ -30,8 +34,11 @@ __all__ = [
     "IVON",
     "MAP",
     "MLE",
+    "NUTS",
+    "SVGD",
     "SWAG",
     "BLoB",
+    "DeepEnsemble",
     "DropoutGuide",
     "Family",
     "Guide",
@@ -44,6 +51,7 @@ __all__ = [
     "MCDropout",
     "MeanField",
     "MeanFieldGuide",
+    "MembersGuide",
     "PointGuide",
     "TrainingFree",
     "products",

@@ -12,16 +12,22 @@ from bayes_lora.guides import (
     IVON,
     MAP,
     MLE,
+    NUTS,
+    SVGD,
     SWAG,
     BLoB,
+    DeepEnsemble,
     Family,
     LowRank,
     MCDropout,
     MeanField,
     TrainingFree,
 )
+from bayes_lora.inference.ensemble import fit_ensemble
 from bayes_lora.inference.ivon import fit_ivon
 from bayes_lora.inference.model_settings import FLAT, ModelSettings
+from bayes_lora.inference.nuts import fit_nuts
+from bayes_lora.inference.svgd import fit_svgd
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.inference.swag import fit_swag
 from bayes_lora.inference.training_free import fit_training_free
@@ -98,6 +104,9 @@ METHODS: dict[type[Family], Method] = {
     MCDropout: Method(fit_svi, FLAT, Priors.FIXED),
     BLoB: Method(fit_svi, ModelSettings(), Priors.PROPER_FIXED),
     TrainingFree: Method(fit_training_free, FLAT, Priors.FIXED),
+    DeepEnsemble: Method(fit_ensemble, FLAT, Priors.FIXED),
+    SVGD: Method(fit_svgd, FIXED, Priors.PROPER_FIXED),
+    NUTS: Method(fit_nuts, FIXED, Priors.PROPER_FIXED),
 }
 DEFAULTS = {name: METHODS[family].settings for name, family in GUIDES.items()}
 

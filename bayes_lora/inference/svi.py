@@ -102,6 +102,17 @@ class SVITrainer(Trainer):
         self.dev = dev
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate on the dev rows, and tell the callbacks."""
+        self.svi.model.backbone.eval()  # no adapter dropout
+        metrics = {"eval_nll": self.dev_nll()}
+        self.svi.model.backbone.train()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def dev_nll(self) -> float:
         """Return the dev rows' negative log predictive probability, mean in nats."""
         assert self.dev is not None
         model, guide = self.svi.model, self.svi.guide
@@ -109,15 +120,8 @@ class SVITrainer(Trainer):
         levels = None
         if self.svi.levels:
             levels = {name: own.loc[None] for name, own in guide.by_level.items()}
-        model.backbone.eval()  # no adapter dropout
         predictions = predict(model, draws, self.dev.rows, levels=levels)
-        model.backbone.train()
-        metrics = {"eval_nll": nll(predictions.probabilities, np.array(self.dev.labels))}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        return nll(predictions.probabilities, np.array(self.dev.labels))
 
 
 def fit_svi(
@@ -153,26 +157,49 @@ def fit_svi(
     """
     if settings.max_steps == 0:
         return
-    if settings.checkpointing:
-        model.backbone.enable_gradient_checkpointing()
-    with tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder, _sharing_rows(model):
+    with sharing_rows(model, settings) as folder:
         levels = levels and any(isinstance(own, LevelPoints) for own in guide.by_level.values())
-        own = _make_trainer(trainer, model, guide, train, settings, dev, Path(folder), levels)
-        bar = ELBOProgress(own.svi, label, progress)
-        own.add_callback(bar)
-        with closing(bar):
-            own.train()
+        own = _make_trainer(trainer, model, guide, train, settings, dev, folder, levels)
+        run_trainer(own, label, progress)
 
 
 @contextmanager
-def _sharing_rows(model: BayesianModel) -> Iterator[None]:
-    """Train inside the ``with`` block, with rows shared among draws."""
+def sharing_rows(model: BayesianModel, settings: FitSettings) -> Iterator[Path]:
+    """Train inside the ``with`` block, with rows shared among draws.
+
+    Args:
+        model: The program.
+        settings: Of the fit.
+
+    Yields:
+        A folder for the Trainer.
+    """
+    if settings.checkpointing:
+        model.backbone.enable_gradient_checkpointing()
     model.share_rows = True
     try:
-        with training(model.backbone):
-            yield
+        with (
+            tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder,
+            training(model.backbone),
+        ):
+            yield Path(folder)
     finally:
         model.share_rows = False
+
+
+def run_trainer(trainer: SVITrainer, label: str, progress: bool) -> None:
+    """Train, behind a progress bar.
+
+    Args:
+        trainer: What trains.
+        label: What stands before the bar.
+        progress: Whether to show it.
+    """
+    trainer.remove_callback(PrinterCallback)
+    bar = ELBOProgress(trainer.svi, label, progress)
+    trainer.add_callback(bar)
+    with closing(bar):
+        trainer.train()
 
 
 def _make_trainer(
@@ -186,21 +213,18 @@ def _make_trainer(
     levels: bool,
 ) -> SVITrainer:
     batch_size, draws = _batch_shape(settings, len(train.rows), model, guide)
-    steps_in_epoch = math.ceil(len(train.rows) // batch_size / settings.accumulate)
-    arguments = _arguments(settings, batch_size, steps_in_epoch, folder, stops=dev is not None)
+    arguments = svi_arguments(settings, batch_size, len(train), folder, stops=dev is not None)
     model.backbone.to(arguments.device)
-    trainer = make(
+    return make(
         SVIModule(model, guide, draws, levels),
         args=arguments,
         train_dataset=list(train),
         eval_dataset=[] if dev else None,
-        data_collator=_Collator(model, draws, settings.seed, levels),
+        data_collator=Collator(model, draws, settings.seed, levels),
         optimizers=(make_optimizer(model, guide, settings), None),
         callbacks=[EarlyStoppingCallback(settings.patience)] if dev else [],
         dev=dev,
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def _batch_shape(
@@ -218,33 +242,43 @@ def _batch_shape(
     return batch_size - batch_size % draws, draws
 
 
-def _arguments(
-    settings: FitSettings, batch_size: int, steps_in_epoch: int, folder: Path, *, stops: bool
+def svi_arguments(
+    settings: FitSettings, batch_size: int, num_rows: int, folder: Path, *, stops: bool, **own: Any
 ) -> TrainingArguments:
+    """Make the Trainer's arguments.
+
+    Args:
+        settings: Of the fit.
+        batch_size: Rows in a pass, or rows of each member.
+        num_rows: Training rows.
+        folder: For checkpoints.
+        stops: Whether to evaluate on dev rows, and to keep the best state.
+        own: What else differs.
+    """
+    steps_in_epoch = math.ceil(num_rows // batch_size / settings.accumulate)
     max_steps = settings.length(steps_in_epoch)
     strategy = "steps" if stops else "no"
     every = min(max(steps_in_epoch, 10), max_steps)
-    return trainer_arguments(
-        folder,
-        max_steps,
-        per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=settings.accumulate,
-        dataloader_drop_last=True,  # a short batch would weigh its rows more than the others
-        max_grad_norm=settings.max_grad_norm,
-        eval_strategy=strategy,
-        save_strategy=strategy,
-        eval_steps=every,
-        save_steps=every,
-        save_only_model=True,
-        save_total_limit=1,
-        load_best_model_at_end=stops,
-        metric_for_best_model="nll",
-        greater_is_better=False,
-        seed=settings.seed,
-    )
+    shared = {
+        "per_device_train_batch_size": batch_size,
+        "gradient_accumulation_steps": settings.accumulate,
+        "dataloader_drop_last": True,  # a short batch would weigh its rows more than the others
+        "max_grad_norm": settings.max_grad_norm,
+        "eval_strategy": strategy,
+        "save_strategy": strategy,
+        "eval_steps": every,
+        "save_steps": every,
+        "save_only_model": True,
+        "save_total_limit": 1,
+        "load_best_model_at_end": stops,
+        "metric_for_best_model": "nll",
+        "greater_is_better": False,
+        "seed": settings.seed,
+    }
+    return trainer_arguments(folder, max_steps, **shared | own)
 
 
-class _Collator:
+class Collator:
     """Makes the tensors of a minibatch of (row, label) pairs.
 
     Args:
@@ -259,6 +293,7 @@ class _Collator:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, pairs: Sequence[tuple[Row, int]]) -> dict[str, Tensor]:
+        """Make them."""
         rows, backbone = [row for row, _ in pairs], self.model.backbone
         batch = dict(self.model.scorer.collate(backbone, rows, groups=self.draws))
         if self.model.terms.reconstruction:
