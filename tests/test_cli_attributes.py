@@ -100,7 +100,7 @@ def test_from_fit_to_a_report_by_level_count(place: Workplace, run: str) -> None
 
 def test_a_run_knows_its_levels(place: Workplace, run: str) -> None:
     written = _written(place)
-    assert written["guide"] == "mean-field"
+    assert written["guide"]["type"] == "mean-field"
     assert written["fusion"] == "sum"
     assert [own["names"] for own in written["levels"].values()] == [
         list(USERS),
