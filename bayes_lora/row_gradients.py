@@ -25,7 +25,8 @@ class RowPass:
     Args:
         places: Where these rows stand among all.
         logits: ``[B, options]``; minus infinity where a row has no such option.
-        leaves: Site name to every row's own weights, ``[B, *shape]``.
+        leaves: Site name to every row's own weights, ``[B, entries, *rest]``: all of a site, or its
+            last entries.
     """
 
     places: list[int]
@@ -41,7 +42,7 @@ class RowPass:
             last: Whether the graph can go: there is no further combination.
 
         Returns:
-            Site name to derivatives, ``[B, *shape]``.
+            Site name to derivatives, of the leaves' shapes.
         """
         there = self.logits.masked_fill(self.logits.isinf(), 0.0)
         sites = list(self.leaves)
@@ -55,7 +56,12 @@ class RowPass:
 
 
 def row_passes(
-    model: BayesianModel, values: Mapping[str, Tensor], rows: Sequence[Row]
+    model: BayesianModel,
+    values: Mapping[str, Tensor],
+    rows: Sequence[Row],
+    *,
+    first: Mapping[str, int] | None = None,
+    tokens_per_pass: int | None = None,
 ) -> Iterator[RowPass]:
     """Run rows at some weights, in passes of rows of like cost.
 
@@ -63,23 +69,46 @@ def row_passes(
         model: The program; its levels are left out.
         values: Site name to weights, ``[*shape]``.
         rows: What the scorer made of examples.
+        first: Of each site to derive by, its first entry (an adapter's site has one for each
+            layer): what lies below, and sites that are not named, stay constant, so that backward
+            passes end at the lowest layer that is asked for. None: all sites, whole.
+        tokens_per_pass: Most tokens in one pass; None for the device's default.
     """
-    for places in _chunks(model, rows):
+    first = dict.fromkeys(values, 0) if first is None else first
+    budget = tokens_per_pass or TOKENS_PER_PASS[model.backbone.device.type]
+    for places in _chunks(model, rows, budget):
         batch = model.scorer.collate(model.backbone, [rows[i] for i in places], groups=len(places))
         leaves = {
-            name: value.detach().expand(len(places), *value.shape).clone().requires_grad_()
-            for name, value in values.items()
+            name: _repeated(values[name][start:] if start else values[name], len(places))
+            for name, start in first.items()
         }
         with torch.enable_grad():
-            logits = model.logits(batch, leaves)
+            for leaf in leaves.values():
+                leaf.requires_grad_()
+            whole = {
+                name: _whole(value, len(places), leaves.get(name), first.get(name, 0))
+                for name, value in values.items()
+            }
+            logits = model.logits(batch, whole)
         yield RowPass(places, logits, leaves)
 
 
-def _chunks(model: BayesianModel, rows: Sequence[Row]) -> Iterator[list[int]]:
+def _repeated(value: Tensor, rows: int) -> Tensor:
+    """Give each row the same weights, without copies of them."""
+    return value.detach().expand(rows, *value.shape)
+
+
+def _whole(value: Tensor, rows: int, leaf: Tensor | None, first: int) -> Tensor:
+    """Put the constant entries of a site before those that rows derive by, ``[B, *shape]``."""
+    if leaf is None:
+        return _repeated(value, rows)
+    return torch.cat([_repeated(value[:first], rows), leaf], dim=1) if first else leaf
+
+
+def _chunks(model: BayesianModel, rows: Sequence[Row], budget: int) -> Iterator[list[int]]:
     """Yield rows of like cost, as many as fit into a pass."""
     size = sum(site.start.numel() for site in model.sites.values())
     most = max(1, MOST_NUMBERS // size)
-    budget = TOKENS_PER_PASS[model.backbone.device.type]
     costs = [_cost(model, row) for row in rows]
     chunk: list[int] = []
     for row in sorted(range(len(rows)), key=lambda i: -costs[i]):

@@ -1,7 +1,7 @@
 """Mean-field: an independent Normal for every weight (Blundell et al. 2015, arXiv 1505.05424)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyro
@@ -81,6 +81,11 @@ class MeanFieldGuide(Guide):
     def stddev(self) -> dict[str, Tensor]:
         """Return every site's scale."""
         return {n: self.log_scale[parameter_name(n)].detach().exp() for n in self.sites}
+
+    def roots(self, derivatives: Mapping[str, Tensor]) -> Tensor:
+        """Each weight's derivative times its scale."""
+        scale = self.stddev()
+        return torch.cat([(own * scale[n]).flatten(1) for n, own in derivatives.items()], dim=1)
 
     def mean(self) -> dict[str, Tensor]:
         """Return every site's loc."""

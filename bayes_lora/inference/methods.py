@@ -7,7 +7,8 @@ from enum import Enum
 from bayes_lora.adapters import Adapter
 from bayes_lora.effects import Flat, LearnedNormal, Normal
 from bayes_lora.errors import ConfigError
-from bayes_lora.guides import GUIDES, MAP, MLE, Family, MeanField
+from bayes_lora.guides import GUIDES, MAP, MLE, DiagonalLaplace, Family, Laplace, MeanField
+from bayes_lora.inference.laplace import fit_laplace
 from bayes_lora.inference.model_settings import FLAT, ModelSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.named import name_of
@@ -75,6 +76,8 @@ class Method:
 FIXED = ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), Normal(0.3), kl_weight=1.0)
 METHODS: dict[type[Family], Method] = {
     MeanField: Method(fit_svi, ModelSettings(), Priors.PROPER),
+    Laplace: Method(fit_laplace, FIXED, Priors.PROPER_FIXED),
+    DiagonalLaplace: Method(fit_laplace, FIXED, Priors.PROPER_FIXED),
     MAP: Method(fit_svi, FIXED, Priors.FIXED),
     MLE: Method(fit_svi, FLAT, Priors.NONE),
 }
