@@ -126,8 +126,16 @@ def _covariance(run: RowPass, guide: Guide, kept: Tensor) -> Tensor:
         contrast *= there[:, place : place + 1]  # a row without the option has no variance there
         last = place == kept.shape[1] - 1
         roots.append(guide.roots(run.derivative(contrast, last=last)))
-    stacked = torch.stack(roots, dim=1)
-    return torch.bmm(stacked, stacked.transpose(1, 2))
+    return _inner_products(roots)
+
+
+def _inner_products(roots: Sequence[Tensor]) -> Tensor:
+    """Multiply k of ``[B, D]`` with each other, ``[B, k, k]``, without copies: they are large."""
+    out = roots[0].new_empty(len(roots[0]), len(roots), len(roots))
+    for i, one in enumerate(roots):
+        for j, other in enumerate(roots[: i + 1]):
+            out[:, i, j] = out[:, j, i] = torch.linalg.vecdot(one, other)
+    return out
 
 
 def _moves(covariance: Tensor, noise: Tensor) -> Tensor:

@@ -25,13 +25,14 @@ class RowPass:
     Args:
         places: Where these rows stand among all.
         logits: ``[B, options]``; minus infinity where a row has no such option.
-        leaves: Site name to every row's own weights, ``[B, entries, *rest]``: all of a site, or its
-            last entries.
+        leaves: Site name to every row's own weights, ``[B, *shape]``.
+        first: Of each, the first entry to derive by.
     """
 
     places: list[int]
     logits: Tensor
     leaves: dict[str, Tensor]
+    first: Mapping[str, int]
 
     def derivative(self, coefficients: Tensor, *, last: bool = False) -> dict[str, Tensor]:
         """Derive each row's own combination of logits by its weights.
@@ -42,7 +43,7 @@ class RowPass:
             last: Whether the graph can go: there is no further combination.
 
         Returns:
-            Site name to derivatives, of the leaves' shapes.
+            Site name to derivatives, ``[B, entries, *rest]``: of a site's last entries, or all.
         """
         there = self.logits.masked_fill(self.logits.isinf(), 0.0)
         sites = list(self.leaves)
@@ -52,7 +53,10 @@ class RowPass:
             retain_graph=not last,
             materialize_grads=True,
         )
-        return dict(zip(sites, gradients, strict=True))
+        return {
+            site: own[:, start:] if (start := self.first[site]) else own
+            for site, own in zip(sites, gradients, strict=True)
+        }
 
 
 def row_passes(
@@ -75,34 +79,17 @@ def row_passes(
         tokens_per_pass: Most tokens in one pass; None for the device's default.
     """
     first = dict.fromkeys(values, 0) if first is None else first
+    below = {key: first[n] for n in first if (key := model.sites[n].key) is not None}
     budget = tokens_per_pass or TOKENS_PER_PASS[model.backbone.device.type]
     for places in _chunks(model, rows, budget):
         batch = model.scorer.collate(model.backbone, [rows[i] for i in places], groups=len(places))
-        leaves = {
-            name: _repeated(values[name][start:] if start else values[name], len(places))
-            for name, start in first.items()
-        }
-        with torch.enable_grad():
-            for leaf in leaves.values():
-                leaf.requires_grad_()
-            whole = {
-                name: _whole(value, len(places), leaves.get(name), first.get(name, 0))
-                for name, value in values.items()
-            }
-            logits = model.logits(batch, whole)
-        yield RowPass(places, logits, leaves)
-
-
-def _repeated(value: Tensor, rows: int) -> Tensor:
-    """Give each row the same weights, without copies of them."""
-    return value.detach().expand(rows, *value.shape)
-
-
-def _whole(value: Tensor, rows: int, leaf: Tensor | None, first: int) -> Tensor:
-    """Put the constant entries of a site before those that rows derive by, ``[B, *shape]``."""
-    if leaf is None:
-        return _repeated(value, rows)
-    return torch.cat([_repeated(value[:first], rows), leaf], dim=1) if first else leaf
+        with torch.enable_grad(), model.backbone.constant_below(below):
+            # Expanded, not copied: every row's weights are the same numbers in memory.
+            own = {n: v.detach().expand(len(places), *v.shape) for n, v in values.items()}
+            for name in first:
+                own[name].requires_grad_()
+            logits = model.logits(batch, own)
+        yield RowPass(places, logits, {name: own[name] for name in first}, first)
 
 
 def _chunks(model: BayesianModel, rows: Sequence[Row], budget: int) -> Iterator[list[int]]:

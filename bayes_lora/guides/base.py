@@ -1,7 +1,7 @@
 """What a guide is: a Pyro program with the model's sites, and where it starts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -120,6 +120,16 @@ class Guide(nn.Module, ABC):
     @abstractmethod
     def mean(self) -> dict[str, Tensor]:
         """Return the mean of every site but those of levels, ``[*shape]``."""
+
+
+def scaled(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Multiply ``[B, ...]`` by scales ``[...]``, part by part, and join the products, ``[B, D]``."""
+    rows, total = len(parts[0][0]), sum(scale.numel() for _, scale in parts)
+    out = parts[0][0].new_empty(rows, total)
+    places = out.split([scale.numel() for _, scale in parts], dim=1)
+    for (values, scale), place in zip(parts, places, strict=True):
+        torch.mul(values, scale, out=place.view(values.shape))  # no copies: they are large
+    return out
 
 
 def sample(guide: Guide, num_draws: int, seed: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_lora.errors import ConfigError
-from bayes_lora.guides.base import Guide
+from bayes_lora.guides.base import Guide, scaled
 from bayes_lora.guides.family import Family
 from bayes_lora.model import BayesianModel, Site, parameter_name
 
@@ -104,11 +104,11 @@ class LaplaceGuide(Guide):
 
     def roots(self, derivatives: Mapping[str, Tensor]) -> Tensor:
         """Each direction's derivative times its scale."""
-        scaled = [
-            self.directions(n, as_matrices(self.sites[n], own)) * self.scale[parameter_name(n)]
+        along = {
+            parameter_name(n): self.directions(n, as_matrices(self.sites[n], own))
             for n, own in derivatives.items()
-        ]
-        return torch.cat([own.flatten(1) for own in scaled], dim=1)
+        }
+        return scaled([(own, self.scale[key]) for key, own in along.items()])
 
     def mean(self) -> dict[str, Tensor]:
         """Return every site's loc."""
@@ -219,8 +219,15 @@ def _first_random(sites: Mapping[str, Site], layers: int | None) -> dict[str, in
 
 
 def _by_layer(matrices: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return ``left matrices right`` of ``[*rows, *lead, m, n]``, a layer's rows in one product."""
+    """Return ``left matrices right`` of ``[*rows, *lead, m, n]``.
+
+    A row at a time by the smaller basis, and for all rows of a layer in one product by the larger.
+    """
     m, n = matrices.shape[-2:]
-    stacked = matrices.reshape(-1, left[..., 0, 0].numel(), m, n)
-    turned = torch.einsum("rlmn,lnj->rlmj", stacked, right.reshape(-1, n, n))
-    return torch.einsum("lim,rlmj->rlij", left.reshape(-1, m, m), turned).reshape(matrices.shape)
+    if m > n:
+        turned = _by_layer(*(own.transpose(-1, -2) for own in (matrices, right, left)))
+        return turned.transpose(-1, -2)
+    right = right.reshape(-1, n, n)
+    stacked = (left @ matrices).reshape(-1, len(right), m, n).transpose(0, 1)
+    turned = (stacked.flatten(1, 2) @ right).view(stacked.shape)
+    return turned.transpose(0, 1).reshape(matrices.shape)

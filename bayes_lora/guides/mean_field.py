@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from bayes_lora.errors import check_positive
-from bayes_lora.guides.base import Guide
+from bayes_lora.guides.base import Guide, scaled
 from bayes_lora.guides.family import Family
 from bayes_lora.guides.levels import LevelNormals
 from bayes_lora.level_effect import LevelEffect
@@ -85,7 +85,7 @@ class MeanFieldGuide(Guide):
     def roots(self, derivatives: Mapping[str, Tensor]) -> Tensor:
         """Each weight's derivative times its scale."""
         scale = self.stddev()
-        return torch.cat([(own * scale[n]).flatten(1) for n, own in derivatives.items()], dim=1)
+        return scaled([(own, scale[name]) for name, own in derivatives.items()])
 
     def mean(self) -> dict[str, Tensor]:
         """Return every site's loc."""
