@@ -259,14 +259,8 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="predictions.jsonl")
-    parser.add_argument(
-        "--draws", type=int, help="0: the posterior mean (default 10; 256 if linearised)"
-    )
-    parser.add_argument(
-        "--linearised",
-        action="store_true",
-        help="draw logits, as if these were linear in the weights, and not weights",
-    )
+    parser.add_argument("--draws", type=int, help="default 10, linearised 256; 0: posterior mean")
+    parser.add_argument("--linearised", action="store_true", help="draw logits, and not weights")
     parser.add_argument(
         "--unknown",
         choices=[unknown.value for unknown in Unknown],

@@ -84,8 +84,7 @@ def check_linearisable(model: BayesianModel) -> None:
     """
     if model.by_level:
         raise UnsupportedError(
-            "A run with attributes cannot be linearised: predict with draws (leave "
-            "linearised out)."
+            "A run with attributes cannot be linearised: predict with draws (leave linearised out)."
         )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -173,12 +172,21 @@ class Posterior:
         wanted = (LINEARISED_DRAWS if linearised else DRAWS) if draws is None else draws
         num_draws = min(wanted, self.guide.most_draws or wanted)
         asked = self._unknown(unknown, num_draws)
-        own: dict[str, Any] = {"seed": seed, "tokens_per_pass": tokens_per_pass}
         scored = self.config.scorer.rows(self.model.backbone, examples)
         if linearised and num_draws > 0 and self.guide.random:
-            own |= {"draws": num_draws, "keep_draws": keep_draws, "progress": progress}
-            return predict_linearised(self.model, self.guide, scored, **own)
-        run = partial(self._predict, num_draws=num_draws, **own)
+            return predict_linearised(
+                self.model,
+                self.guide,
+                scored,
+                draws=num_draws,
+                seed=seed,
+                tokens_per_pass=tokens_per_pass,
+                keep_draws=keep_draws,
+                progress=progress,
+            )
+        run = partial(
+            self._predict, num_draws=num_draws, seed=seed, tokens_per_pass=tokens_per_pass
+        )
         if asked is not Unknown.PRIOR:
             return run(scored, find_levels(self.model, examples, asked), keep_draws, progress)
         found = find_levels(self.model, examples, Unknown.POPULATION)

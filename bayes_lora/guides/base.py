@@ -123,7 +123,7 @@ class Guide(nn.Module, ABC):
 
 
 def scaled(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Multiply ``[B, ...]`` by scales ``[...]``, part by part, and join the products, ``[B, D]``."""
+    """Multiply ``[B, ...]`` by scales ``[...]``, part by part, and join them: ``[B, D]``."""
     rows, total = len(parts[0][0]), sum(scale.numel() for _, scale in parts)
     out = parts[0][0].new_empty(rows, total)
     places = out.split([scale.numel() for _, scale in parts], dim=1)

@@ -50,9 +50,7 @@ def fit_laplace(
     for name, value in point.mean().items():
         guide.loc[parameter_name(name)].copy_(value)
     with tqdm(total=len(train), desc="curvature", disable=not progress) as bar:
-        found = measure_curvature(
-            model, guide, train.rows, seed=settings.seed, progress=bar.update
-        )
+        found = measure_curvature(model, guide, train.rows, seed=settings.seed, progress=bar.update)
     # The target is likelihood^(1 / kl_weight) * prior.
     eigenvalues = {name: own.values / model.kl_weight for name, own in found.items()}
     set_prior_scales(model, guide, eigenvalues)
