@@ -260,7 +260,8 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="predictions.jsonl")
-    parser.add_argument("--draws", type=int, default=10, help="0: the posterior mean")
+    parser.add_argument("--draws", type=int, help="default 10, linearised 256; 0: posterior mean")
+    parser.add_argument("--linearised", action="store_true", help="draw logits, and not weights")
     parser.add_argument(
         "--recalibrate", choices=RECALIBRATIONS, help="change probabilities as fits --dev best"
     )

@@ -149,6 +149,7 @@ def _predicted(
                     draws=arguments.draws if posterior.config.effects else 0,
                     seed=arguments.seed,
                     progress=bar.update,
+                    linearised=arguments.linearised,
                     **by_level,
                 )
             )

@@ -18,6 +18,8 @@ from bayes_lora.errors import ConfigError
 from bayes_lora.files import atomic_folder
 from bayes_lora.guides import MLE, Guide, sample
 from bayes_lora.level_draws import FoundLevels, Unknown, draw_levels, find_levels
+from bayes_lora.linearised import DRAWS as LINEARISED_DRAWS
+from bayes_lora.linearised import check_linearisable, predict_linearised
 from bayes_lora.marginal import around
 from bayes_lora.model import BayesianModel
 from bayes_lora.predict import Predictions, joined, predict, reordered
@@ -32,6 +34,7 @@ from bayes_lora.run_config import (
 from bayes_lora.scorers import ClassHead, Row, check_scorable, make_scorer
 
 WEIGHTS_FILE = "posterior.safetensors"
+DRAWS = 10
 
 
 class Posterior:
@@ -126,12 +129,13 @@ class Posterior:
         self,
         examples: Sequence[Example],
         *,
-        draws: int = 10,
+        draws: int | None = None,
         seed: int = 0,
         tokens_per_pass: int | None = None,
         keep_draws: bool = False,
         progress: Callable[[int], object] = lambda rows: None,
         unknown: str = Unknown.PRIOR,
+        linearised: bool = False,
     ) -> Predictions:
         """Give probabilities of each example's options, averaged over posterior draws.
 
@@ -141,7 +145,8 @@ class Posterior:
         Args:
             examples: Inputs with their options; at least one (``unlabelled`` makes them of texts).
             draws: Draws to average over; 0 predicts with the posterior mean. No more are taken
-                than differ: one of a point, each member of an ensemble.
+                than differ: one of a point, each member of an ensemble. None: 10, or 256 where
+                ``linearised`` makes them cheap.
             seed: Of the draws.
             tokens_per_pass: Most tokens in one forward pass; None for the device's default.
             keep_draws: Also return each draw's probabilities.
@@ -151,20 +156,37 @@ class Posterior:
                 draws of the levels' prior, so that what is not known of the level counts as such
                 (``mutual_information``, ``per_draw``); ``population``, none of its own (M2A's
                 dagger); ``average``, the mean of the levels there are.
+            linearised: Draw each row's logits from the Gaussian that they are where they are
+                linear in the weights, and not weights (``predict_linearised``).
 
         Raises:
             ConfigError: No examples, a negative number of draws, or no such ``unknown``.
+            UnsupportedError: The guide, or a run with attributes, cannot be linearised.
             InputDataError: The options of one cannot be scored.
         """
         if not examples:
             raise ConfigError("Prediction needs at least one example.")
         check_scorable(self.config.scorer, self.model.backbone, examples)
-        num_draws = min(draws, self.guide.most_draws or draws)
+        if linearised:
+            check_linearisable(self.model)
+        wanted = (LINEARISED_DRAWS if linearised else DRAWS) if draws is None else draws
+        num_draws = min(wanted, self.guide.most_draws or wanted)
         asked = self._unknown(unknown, num_draws)
+        scored = self.config.scorer.rows(self.model.backbone, examples)
+        if linearised and num_draws > 0 and self.guide.random:
+            return predict_linearised(
+                self.model,
+                self.guide,
+                scored,
+                draws=num_draws,
+                seed=seed,
+                tokens_per_pass=tokens_per_pass,
+                keep_draws=keep_draws,
+                progress=progress,
+            )
         run = partial(
             self._predict, num_draws=num_draws, seed=seed, tokens_per_pass=tokens_per_pass
         )
-        scored = self.config.scorer.rows(self.model.backbone, examples)
         if asked is not Unknown.PRIOR:
             return run(scored, find_levels(self.model, examples, asked), keep_draws, progress)
         found = find_levels(self.model, examples, Unknown.POPULATION)

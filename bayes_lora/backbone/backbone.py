@@ -97,6 +97,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self._active = ActiveUpdates()
+        self._constant_below: Mapping[FactorKey, int] = {}
         self.groups = find_layer_groups(model, targets) if groups is None else list(groups)
         self.model = model.requires_grad_(False).eval()
         self.language_model = language_model
@@ -269,6 +270,18 @@ class Backbone(nn.Module):
         with self._active.use(self._active.by_layer, Sequences(entries, rows, of_rows)):
             yield
 
+    @contextmanager
+    def constant_below(self, first: Mapping[FactorKey, int]) -> Iterator[None]:
+        """Derive by no entry of a factor below that of this number, inside the ``with`` block.
+
+        Backward passes then end at the lowest layer that is derived by.
+        """
+        previous, self._constant_below = self._constant_below, first
+        try:
+            yield
+        finally:
+            self._constant_below = previous
+
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run an encoder or a decoder; last hidden states, ``[B, T, hidden_size]``."""
         return self.model(**inputs).last_hidden_state
@@ -388,7 +401,7 @@ class Backbone(nn.Module):
     ) -> dict[str, list[Update]]:
         # One unbind a site: its backward is one stack, where a slice a layer would zero-fill
         # the whole site for each layer.
-        stacks = {key: value.unbind(1) for key, value in factors.items()}
+        stacks = {key: self._entries(key, value) for key, value in factors.items()}
         updates: dict[str, list[Update]] = {}
         for effect, group in dict.fromkeys((effect, group) for effect, group, _ in factors):
             names = [factor for e, g, factor in factors if (e, g) == (effect, group)]
@@ -402,3 +415,7 @@ class Backbone(nn.Module):
                 )
                 updates.setdefault(layer, []).append(update)
         return updates
+
+    def _entries(self, key: FactorKey, value: Tensor) -> list[Tensor]:
+        first = self._constant_below.get(key, 0)
+        return [own.detach() if i < first else own for i, own in enumerate(value.unbind(1))]

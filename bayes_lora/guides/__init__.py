@@ -5,6 +5,7 @@ from bayes_lora.guides.dropout import DropoutGuide, MCDropout
 from bayes_lora.guides.family import Family
 from bayes_lora.guides.half import BLoB, HalfGuide
 from bayes_lora.guides.ivon import IVON
+from bayes_lora.guides.laplace import DiagonalLaplace, KroneckerLaplaceGuide, Laplace, LaplaceGuide
 from bayes_lora.guides.levels import LevelGuide, LevelNormals, LevelPoints
 from bayes_lora.guides.low_rank import LowRank, LowRankGuide
 from bayes_lora.guides.mean_field import MeanField, MeanFieldGuide
@@ -27,6 +28,8 @@ GUIDES: dict[str, type[Family]] = {
     "ensemble": DeepEnsemble,
     "svgd": SVGD,
     "nuts": NUTS,
+    "laplace": Laplace,
+    "laplace-diagonal": DiagonalLaplace,
 }
 
 __all__ = [
@@ -39,10 +42,14 @@ __all__ = [
     "SWAG",
     "BLoB",
     "DeepEnsemble",
+    "DiagonalLaplace",
     "DropoutGuide",
     "Family",
     "Guide",
     "HalfGuide",
+    "KroneckerLaplaceGuide",
+    "Laplace",
+    "LaplaceGuide",
     "LevelGuide",
     "LevelNormals",
     "LevelPoints",

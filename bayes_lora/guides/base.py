@@ -1,7 +1,7 @@
 """What a guide is: a Pyro program with the model's sites, and where it starts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -94,9 +94,42 @@ class Guide(nn.Module, ABC):
         """Return the standard deviations of every site that is no point, ``[*shape]``."""
         return {}
 
+    @property
+    def first_random(self) -> dict[str, int]:
+        """Of each site that is no point, its first entry that is none; those below are points."""
+        return dict.fromkeys(self.sites, 0)
+
+    def roots(self, derivatives: Mapping[str, Tensor]) -> Tensor:
+        """Take a square root of the covariance of linear functions of the weights.
+
+        Args:
+            derivatives: Of B functions by the weights: of each site of ``first_random`` that they
+                depend on, ``[B, entries, *rest]``, without the entries that are points.
+
+        Returns:
+            ``[B, D]``: the inner product of two functions' is their covariance.
+
+        Raises:
+            UnsupportedError: The family's covariance is not known.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} has no covariance to linearise with: predict with draws, or "
+            "fit another guide, such as 'laplace' or 'mean-field'."
+        )
+
     @abstractmethod
     def mean(self) -> dict[str, Tensor]:
         """Return the mean of every site but those of levels, ``[*shape]``."""
+
+
+def scaled(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Multiply ``[B, ...]`` by scales ``[...]``, part by part, and join them: ``[B, D]``."""
+    rows, total = len(parts[0][0]), sum(scale.numel() for _, scale in parts)
+    out = parts[0][0].new_empty(rows, total)
+    places = out.split([scale.numel() for _, scale in parts], dim=1)
+    for (values, scale), place in zip(parts, places, strict=True):
+        torch.mul(values, scale, out=place.view(values.shape))  # no copies: they are large
+    return out
 
 
 def sample(guide: Guide, num_draws: int, seed: int) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Mean-field: an independent Normal for every weight (Blundell et al. 2015, arXiv 1505.05424)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyro
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from bayes_lora.errors import check_positive
-from bayes_lora.guides.base import Guide
+from bayes_lora.guides.base import Guide, scaled
 from bayes_lora.guides.family import Family
 from bayes_lora.guides.levels import LevelNormals
 from bayes_lora.level_effect import LevelEffect
@@ -81,6 +81,11 @@ class MeanFieldGuide(Guide):
     def stddev(self) -> dict[str, Tensor]:
         """Return every site's scale."""
         return {n: self.log_scale[parameter_name(n)].detach().exp() for n in self.sites}
+
+    def roots(self, derivatives: Mapping[str, Tensor]) -> Tensor:
+        """Each weight's derivative times its scale."""
+        scale = self.stddev()
+        return scaled([(own, scale[name]) for name, own in derivatives.items()])
 
     def mean(self) -> dict[str, Tensor]:
         """Return every site's loc."""

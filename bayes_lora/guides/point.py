@@ -1,5 +1,6 @@
 """A point: MAP under the model's prior, maximum likelihood under a flat one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyro
@@ -54,6 +55,16 @@ class PointGuide(Guide):
             )
             for name, site in self.sites.items()
         }
+
+    @property
+    def first_random(self) -> dict[str, int]:
+        """No site."""
+        return {}
+
+    def roots(self, derivatives: Mapping[str, Tensor]) -> Tensor:
+        """Nothing varies: ``[B, 0]``."""
+        first = next(iter(derivatives.values()))
+        return first.new_empty(len(first), 0)
 
     def mean(self) -> dict[str, Tensor]:
         """Return the point."""

@@ -17,7 +17,9 @@ from bayes_lora.guides import (
     SWAG,
     BLoB,
     DeepEnsemble,
+    DiagonalLaplace,
     Family,
+    Laplace,
     LowRank,
     MCDropout,
     MeanField,
@@ -25,6 +27,7 @@ from bayes_lora.guides import (
 )
 from bayes_lora.inference.ensemble import fit_ensemble
 from bayes_lora.inference.ivon import fit_ivon
+from bayes_lora.inference.laplace import fit_laplace
 from bayes_lora.inference.model_settings import FLAT, ModelSettings
 from bayes_lora.inference.nuts import fit_nuts
 from bayes_lora.inference.svgd import fit_svgd
@@ -96,6 +99,8 @@ class Method:
 FIXED = ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), Normal(0.3), kl_weight=1.0)
 METHODS: dict[type[Family], Method] = {
     MeanField: Method(fit_svi, ModelSettings(), Priors.PROPER),
+    Laplace: Method(fit_laplace, FIXED, Priors.PROPER_FIXED),
+    DiagonalLaplace: Method(fit_laplace, FIXED, Priors.PROPER_FIXED),
     MAP: Method(fit_svi, FIXED, Priors.FIXED),
     MLE: Method(fit_svi, FLAT, Priors.NONE),
     LowRank: Method(fit_svi, ModelSettings(), Priors.PROPER),
