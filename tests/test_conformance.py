@@ -73,16 +73,18 @@ FAMILIES = {name: SMALL.get(name, family()) for name, family in GUIDES.items()}
 POINTS = ("map", "mle")  # whose draws are all the same
 # Fitted by the Trainer alone, with all that it promises: checkpointing, early stopping.
 TRAINED = ("blob", "low-rank", "map", "mc-dropout", "mean-field", "mle")
-# On the slow backbones and with every adapter on each; the others' code knows of neither.
+# With every scorer, on the slow backbones and with every adapter on each: the others' code knows of
+# none of them, and is tried on one scorer of each kind of backbone.
 EVERYWHERE = ("mean-field", "mle")
 OF_SUPPORT = [f"head.log_{name}" for name in ("count", "concentration", "spread", "degrees")]
 
 
 def _together(pair: str, guide: str) -> bool:
-    return guide in QUICK and (pair.startswith("tiny-") or guide in EVERYWHERE)
+    return guide in EVERYWHERE or (guide in QUICK and pair.startswith(FIRST_PAIRS))
 
 
 PAIRS = [f"{name} {scorer}" for name, scorers in SETUPS.items() for scorer in scorers]
+FIRST_PAIRS = tuple(f"{name} {own[0]}" for name, own in SETUPS.items() if name.startswith("tiny-"))
 # Every adapter on every backbone, and every scorer: neither knows of the other.
 ADAPTED = [
     *(f"{name} {scorers[0]} {adapter}" for name, scorers in SETUPS.items() for adapter in ADAPTERS),
@@ -95,8 +97,8 @@ ADAPTED_WITH_GUIDES = [
     (own, guide)
     for own in ADAPTED
     for guide in GUIDES
-    if (_together(own, guide) and (own.endswith(" lora") or own.startswith("tiny-encoder ")))
-    or guide in EVERYWHERE
+    if guide in EVERYWHERE
+    or (_together(own, guide) and (own.endswith(" lora") or own.startswith("tiny-encoder ")))
 ]
 ADAPTED_WITH_GUIDES.append(("tiny-encoder class-head lora-xs", "nuts"))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
