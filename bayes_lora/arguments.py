@@ -1,6 +1,7 @@
 """The command line's arguments."""
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
 from bayes_lora.adapters import ADAPTERS, LoRA
@@ -99,6 +100,12 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
         "--dev", nargs="+", metavar="SPEC", help="labelled rows to stop early on (by NLL)"
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the posterior")
+    parser.add_argument(
+        "--resumable",
+        type=Path,
+        metavar="DIR",
+        help="keep the state of the fit here: the same command goes on from it (gone at the end)",
+    )
     parser.add_argument("--model", help="minilm (the default), a folder or a hub name")
     parser.add_argument(
         "--from-peft", metavar="DIR", help="a PEFT checkpoint to start from, on its base model"

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints."""
 
 import argparse
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         COMMANDS[arguments.command](arguments)
     except KeyboardInterrupt:
-        return _fail(arguments, "interrupted; what was unfinished is not kept", 130)
+        return _fail(arguments, _interrupted(arguments), 130)
     except FitError as error:
         return _fail(arguments, str(error), 1)
     except (BayesLoraError, CalibrationError) as error:
@@ -59,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"{type(error).__name__}: {error} (a failure of ours; --debug shows the trace)"
         return _fail(arguments, text, 1)
     return 0
+
+
+def _interrupted(arguments: argparse.Namespace) -> str:
+    kept = getattr(arguments, "resumable", None)
+    if kept is None:
+        return "interrupted; what was unfinished is not kept"
+    return f"interrupted; the same command goes on from {kept}"
 
 
 def _fail(arguments: argparse.Namespace, message: str, status: int) -> int:
@@ -83,8 +91,18 @@ def _fit(arguments: argparse.Namespace) -> None:
     print(f"{len(tasks)} task(s), {sum(map(len, tasks))} rows, scorer {name}")
     warn(*warnings(tasks), *warnings(dev), *odd, *cut(scorer, backbone, tasks))
     with catch_warnings(action="ignore", category=DataWarning):  # they are said already
-        posterior = fit(tasks, backbone, scorer=name, dev=dev, progress=True, **choices)
+        posterior = fit(
+            tasks,
+            backbone,
+            scorer=name,
+            dev=dev,
+            progress=True,
+            resumable=arguments.resumable,
+            **choices,
+        )
     posterior.save_pretrained(arguments.out)
+    if arguments.resumable is not None:
+        shutil.rmtree(arguments.resumable)
     print(f"Posterior written to {arguments.out}")
 
 

@@ -4,13 +4,17 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bayes_lora import cli
 from bayes_lora.errors import FitError
+from bayes_lora.inference.svi import SVIModule
+from bayes_lora.posterior import WEIGHTS_FILE
 from calibration import apply_temperature, fit_temperature, read_predictions
 
 TRAIN = "text,label\n" + "".join(
@@ -285,6 +289,31 @@ def test_a_label_the_run_never_saw(place: Workplace) -> None:
     status, error = place.run("predict", "run", "--data", "test.csv", "--out", "p.jsonl")
     assert status == 2
     _assert_one_line(error, r"test\.csv, row 3.*'awful'")
+
+
+def test_an_interrupted_command_goes_on(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--max-steps", "24", "--resumable", "state"]
+    assert place.fit(*flags, out="whole")[0] == 0
+    forward, calls = SVIModule.forward, count()
+
+    def interrupting(*arguments: Any, **keywords: Any) -> dict[str, Any]:
+        if next(calls) == 12:
+            raise KeyboardInterrupt
+        return forward(*arguments, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SVIModule, "forward", interrupting)
+        status, error = place.fit(*flags)
+    assert status == 130
+    assert error.endswith("interrupted; the same command goes on from state\n")
+    assert not (place.folder / "run").exists()
+    status, error = place.fit(*flags, "--seed", "5")
+    assert status == 2
+    assert "differs in: fit.seed, seed" in error
+    assert place.fit(*flags)[0] == 0
+    assert not (place.folder / "state").exists()
+    weights = [(place.folder / run / WEIGHTS_FILE).read_bytes() for run in ("whole", "run")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from bayes_lora.data import Example, Kind
 from bayes_lora.errors import RunFolderError
 from bayes_lora.guides import GUIDES, NUTS, SVGD, DeepEnsemble, Family, sample
 from bayes_lora.inference.progress import ELBOProgress
-from bayes_lora.inference.svi import DEV_DRAWS, SVITrainer
+from bayes_lora.inference.svi import DEV_DRAWS, SVIModule, SVITrainer
 from bayes_lora.predict import predict
 from bayes_lora.scorers import Row
 from calibration import nll
@@ -205,7 +207,14 @@ def trained_guide(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def _fit(setup: Setup, guide: str, adapter: Adapter | None = None, **changes: object) -> Posterior:
+def _fit(
+    setup: Setup,
+    guide: str,
+    adapter: Adapter | None = None,
+    *,
+    resumable: Path | None = None,
+    **changes: object,
+) -> Posterior:
     settings = FitSettings(**{**SETTINGS.__dict__, **changes})
     return fit(
         setup.tasks,
@@ -214,6 +223,7 @@ def _fit(setup: Setup, guide: str, adapter: Adapter | None = None, **changes: ob
         adapter=adapter,
         guide=FAMILIES[guide],
         settings=settings,
+        resumable=resumable,
     )
 
 
@@ -323,6 +333,37 @@ def test_accumulated_batches_equal_one_large_batch(tiny_setup: Setup) -> None:
     parts = _fit(tiny_setup, "mle", batch_size=rows // 2, accumulate=2, max_steps=2)
     for site, value in whole.guide.mean().items():
         torch.testing.assert_close(parts.guide.mean()[site], value, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("guide", QUICK)
+def test_an_interrupted_fit_ends_where_it_would_have(
+    guide: str, tiny_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = Setup(str(tiny_folders / "tiny-encoder"), "class-head")
+    whole = _fit(setup, guide, max_steps=24)
+    with monkeypatch.context() as patched:
+        patched.setattr(SVIModule, "forward", _interrupting(SVIModule.forward, after=14))
+        with pytest.raises(KeyboardInterrupt):
+            _fit(setup, guide, max_steps=24, resumable=tmp_path)
+    assert list(tmp_path.glob("*/checkpoint-10")), "no state after 10 steps"
+    resumed = _fit(setup, guide, max_steps=24, resumable=tmp_path)
+    for site, value in whole.draw(2, seed=5).items():
+        assert torch.equal(resumed.draw(2, seed=5)[site], value), site
+    with pytest.raises(RunFolderError, match=r"differs in: fit\.max_steps"):
+        _fit(setup, guide, max_steps=12, resumable=tmp_path)
+
+
+def _interrupting(
+    forward: Callable[..., dict[str, torch.Tensor]], after: int
+) -> Callable[..., dict[str, torch.Tensor]]:
+    calls = count()
+
+    def interrupting(*args: object, **kwargs: object) -> dict[str, torch.Tensor]:
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        return forward(*args, **kwargs)
+
+    return interrupting
 
 
 @pytest.mark.parametrize(("setup", "guide"), WITH_TRAINED, indirect=["setup"])

@@ -4,17 +4,23 @@ Every member has its own start, order of rows, AdamW state, clipping and early s
 where a fit of it alone would; but all share the passes through the backbone.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from bayes_lora.errors import UnsupportedError
 from bayes_lora.guides import DeepEnsemble, MembersGuide
 from bayes_lora.inference.members import MembersTrainer, members_trainer
+from bayes_lora.inference.running import RUNNING, Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import run_trainer, sharing_rows
 from bayes_lora.model import HEAD, BayesianModel
 from bayes_lora.predict import predict
 from bayes_lora.scorers import LabelledRows
 from calibration import nll
+
+IN_MEMORY: dict[str, Any] = {"save_strategy": "no", "load_best_model_at_end": False}  # each's best
 
 
 class Best:
@@ -79,8 +85,7 @@ def fit_ensemble(
     *,
     family: DeepEnsemble,
     dev: LabelledRows | None = None,
-    progress: bool = False,
-    label: str = "fit",
+    running: Running = RUNNING,
 ) -> None:
     """Fit all members, in place; member m ends where an ensemble of one with ``seed + m`` does.
 
@@ -94,32 +99,36 @@ def fit_ensemble(
         settings: How; ``batch_size`` is the rows of each member, and ``draws`` is not looked at.
         family: Not looked at.
         dev: Rows for early stopping; without them the fit runs its full length.
-        progress: Whether to show a progress bar on stderr.
-        label: What stands before the bar.
+        running: What it shows, and where it keeps its state.
 
     Raises:
+        UnsupportedError: Its state is to be kept, and there are dev rows.
         FitError: A member's loss stopped being finite.
     """
     own = [starts(model, settings.seed + member) for member in range(guide.members)]
     guide.place({name: torch.stack([start[name] for start in own]) for name in model.sites})
     guide.centre_priors()
+    if dev is not None and running.folder is not None:
+        raise UnsupportedError(
+            "An ensemble that stops early keeps each member's best in memory, so it cannot be "
+            "resumed: leave out the dev rows, or the folder for its state."
+        )
     if settings.max_steps == 0:
         return
-    with sharing_rows(model, settings) as folder:
+    with sharing_rows(model, settings, running) as state:
         trainer = members_trainer(
             EnsembleTrainer,
             model,
             guide,
             train,
             settings,
-            folder,
+            state,
             dev=dev,
-            save_strategy="no",  # each member's best is kept in memory
-            load_best_model_at_end=False,
+            **(IN_MEMORY if dev is not None else {}),
         )
         assert isinstance(trainer, EnsembleTrainer)
         trainer.best = Best(guide, settings.patience)
-        run_trainer(trainer, label, progress)
+        run_trainer(trainer, state, running)
     if dev is not None:
         guide.place(trainer.best.values)
 

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -16,6 +17,8 @@ from bayes_lora.inference.attributes import AttributeSettings
 from bayes_lora.inference.levels import fit_levels
 from bayes_lora.inference.methods import METHODS, family_of, guide_name
 from bayes_lora.inference.model_settings import ModelSettings
+from bayes_lora.inference.resumable import claim
+from bayes_lora.inference.running import Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import BayesianModel
@@ -43,6 +46,7 @@ def fit(
     settings: FitSettings | None = None,
     dev: Iterable[Task] = (),
     progress: bool = False,
+    resumable: str | Path | None = None,
     attributes: AttributeSettings | Sequence[str] = (),
 ) -> Posterior:
     """Fit a posterior over adapter and scorer weights to one labelled task or several.
@@ -62,6 +66,9 @@ def fit(
         settings: Length, learning rates and the like; the defaults if None.
         dev: Rows for early stopping; the Bayesian default needs none.
         progress: Whether to show a progress bar.
+        resumable: A folder for the state of the fit, written every epoch (every 500 steps in long
+            ones). The same call goes on from what is there, and ends where it would have ended.
+            It is yours to delete.
         attributes: Columns whose levels (each user, each domain) get weights of their own, or
             all that can be said of these.
 
@@ -74,6 +81,7 @@ def fit(
         InputDataError: An attribute that is not there or has one level, a missing label, options
             that cannot be scored, one class only, or, with a class head, label sets that differ or
             a dev label never seen in training.
+        RunFolderError: ``resumable`` holds the state of another fit, or other things.
         FitError: The loss stopped being finite.
 
     Warns:
@@ -108,6 +116,9 @@ def fit(
     _check_rows(config.scorer, backbone, tasks, dev)
     model, fitted = config.build(backbone)
     train, dev_rows = labelled_rows(model, tasks), labelled_rows(model, dev) if dev else None
+    running = Running(name, progress, Path(resumable) if resumable is not None else None)
+    if running.folder is not None:
+        claim(running.folder, config, backbone, [train] + ([dev_rows] if dev_rows else []))
     method.run(
         model,
         fitted,
@@ -115,18 +126,24 @@ def fit(
         settings,
         family=family,
         dev=dev_rows,
-        progress=progress,
-        label=name,
+        running=running,
     )
     if views.columns and isinstance(family, MeanField):
-        with tqdm(total=len(train), desc="levels", disable=not progress) as bar:
+        with tqdm(total=len(train), desc="levels", disable=not running.progress) as bar:
             fit_levels(model, fitted, train, seed=settings.seed, progress=bar.update)
         config = replace(config, coordinates={n: e.width for n, e in model.by_level.items()})
     coarse = None
     if views.separation:
         coarse = copy.deepcopy(fitted)
         alone = replace(settings, max_steps=views.separation)
-        fit_svi(model, coarse, train, alone, progress=progress, label="separation", levels=False)
+        fit_svi(
+            model,
+            coarse,
+            train,
+            alone,
+            running=replace(running, label="separation"),
+            levels=False,
+        )
     return Posterior(model, fitted, config, coarse)
 
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from bayes_lora.errors import ConfigError
 from bayes_lora.guides import IVON, Guide, MeanFieldGuide
+from bayes_lora.inference.running import RUNNING, Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import SVITrainer, fit_svi
 from bayes_lora.model import BayesianModel, parameter_name
@@ -33,8 +34,7 @@ def fit_ivon(
     *,
     family: IVON,
     dev: LabelledRows | None = None,
-    progress: bool = False,
-    label: str = "ivon",
+    running: Running = RUNNING,
 ) -> None:
     """Fit a mean-field guide by IVON, in place.
 
@@ -49,8 +49,7 @@ def fit_ivon(
         settings: Length, batches, seed.
         family: Learning rate and where the second derivatives start.
         dev: Rows for early stopping.
-        progress: Whether to show a progress bar on stderr.
-        label: What stands before it.
+        running: What it shows, and where it keeps its state.
 
     Raises:
         ConfigError: ``ivon-opt`` is not installed.
@@ -64,8 +63,7 @@ def fit_ivon(
         train,
         replace(settings, draws=1),
         dev=dev,
-        progress=progress,
-        label=label,
+        running=running,
         trainer=partial(_SamplingTrainer, ivon=optimizer),
     )
 
@@ -172,6 +170,7 @@ class _SamplingTrainer(SVITrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Take the gradients of one pass at one draw."""
+        self.ivon.current_step = self.state.global_step  # a fit that goes on: it is in no state
         weights = [weight for group in self.ivon.param_groups for weight in group["params"]]
         for weight in weights:
             # Of this pass alone: IVON averages passes itself. Weights that take no part have one.

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from bayes_lora.guides import Family, KroneckerLaplaceGuide, LaplaceGuide, PointGuide
 from bayes_lora.inference.curvature import Curvature, measure_curvature
 from bayes_lora.inference.evidence import best_scale
+from bayes_lora.inference.running import RUNNING, Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import HEAD, BayesianModel, parameter_name
@@ -27,8 +28,7 @@ def fit_laplace(
     *,
     family: Family | None = None,
     dev: LabelledRows | None = None,
-    progress: bool = False,
-    label: str = "fit",
+    running: Running = RUNNING,
 ) -> None:
     """Fit a guide in place, and the scales of the model's priors.
 
@@ -39,17 +39,16 @@ def fit_laplace(
         settings: Of the MAP fit; the seed is also that of labels drawn where options are many.
         family: Not looked at.
         dev: Rows for early stopping of the MAP fit.
-        progress: Whether to show progress bars on stderr.
-        label: What stands before that of the MAP fit.
+        running: What it shows, and where it keeps its state.
 
     Raises:
         FitError: The loss stopped being finite, or the curvature is not.
     """
     point = PointGuide(model).to(guide.loc[next(iter(guide.loc))].device)
-    fit_svi(model, point, train, settings, dev=dev, progress=progress, label=label)
+    fit_svi(model, point, train, settings, dev=dev, running=running)
     for name, value in point.mean().items():
         guide.loc[parameter_name(name)].copy_(value)
-    with tqdm(total=len(train), desc="curvature", disable=not progress) as bar:
+    with tqdm(total=len(train), desc="curvature", disable=not running.progress) as bar:
         found = measure_curvature(model, guide, train.rows, seed=settings.seed, progress=bar.update)
     # The target is likelihood^(1 / kl_weight) * prior.
     eigenvalues = {name: own.values / model.kl_weight for name, own in found.items()}

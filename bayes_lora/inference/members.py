@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from bayes_lora.guides import MembersGuide
 from bayes_lora.inference.optimizer import make_optimizer
+from bayes_lora.inference.running import StateFolder
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import Collator, SVIModule, SVITrainer, svi_arguments
 from bayes_lora.model import BayesianModel, parameter_name
@@ -83,10 +83,13 @@ class Orders(Sampler[tuple[int, ...]]):
     def __len__(self) -> int:
         return self.num_rows
 
+    def set_epoch(self, epoch: int) -> None:
+        """Take the orders of an epoch, as the Trainer asks at its start."""
+        self.epoch = epoch
+
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         """Yield a row's place for every member."""
         generators = [np.random.default_rng([seed, self.epoch]) for seed in self.seeds]
-        self.epoch += 1
         orders = [generator.permutation(self.num_rows).tolist() for generator in generators]
         yield from zip(*orders, strict=True)
 
@@ -166,7 +169,7 @@ def members_trainer(
     guide: MembersGuide,
     train: LabelledRows,
     settings: FitSettings,
-    folder: Path,
+    state: StateFolder,
     *,
     dev: LabelledRows | None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -180,7 +183,7 @@ def members_trainer(
         guide: The members, where they start.
         train: Training rows.
         settings: How; ``batch_size`` is the rows of each member, and ``draws`` is not looked at.
-        folder: For checkpoints.
+        state: A folder for checkpoints.
         dev: Rows for early stopping, or None.
         callbacks: What is done to gradients before they are clipped, and when to stop.
         arguments: Of the Trainer, where they differ from a fit's.
@@ -188,7 +191,7 @@ def members_trainer(
     batch_size = min(settings.batch_size, len(train))
     own = {"max_grad_norm": 0.0, **arguments}  # clipped by member
     trainer_settings = svi_arguments(
-        settings, batch_size, len(train), folder, stops=dev is not None, **own
+        settings, batch_size, len(train), state, stops=dev is not None, **own
     )
     model.backbone.to(trainer_settings.device)
     return kind(

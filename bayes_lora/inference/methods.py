@@ -52,8 +52,7 @@ class Method:
 
     Args:
         run: Fits a guide in place. Called with the program, the guide, the training rows and the
-            settings, and by keyword with ``family``, ``dev`` (rows or None), ``progress`` and
-            ``label`` (of the bar).
+            settings, and by keyword with ``family``, ``dev`` (rows or None) and ``running``.
         settings: Priors, where a user gives none. docs/defaults.md says why.
         priors: Which it can work with.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bayes_lora.errors import FitWarning, UnsupportedError
 from bayes_lora.guides import NUTS, MembersGuide, PointGuide
+from bayes_lora.inference.running import RUNNING, Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import BayesianModel
@@ -32,8 +33,7 @@ def fit_nuts(
     *,
     family: NUTS,
     dev: LabelledRows | None = None,
-    progress: bool = False,
-    label: str = "fit",
+    running: Running = RUNNING,
 ) -> None:
     """Fill a guide with a chain's samples, in a random order, so that a few stand for all.
 
@@ -44,21 +44,23 @@ def fit_nuts(
         settings: Of the fit of the MAP, where the chain starts.
         family: How long the chain is.
         dev: Not looked at: a chain has no best state.
-        progress: Whether to show progress bars on stderr.
-        label: What stands before that of the MAP.
+        running: What it shows, and where it keeps its state.
 
     Raises:
-        UnsupportedError: There are too many weights, or too many rows for one pass.
+        UnsupportedError: There are too many weights, or too many rows for one pass, or its state
+            is to be kept.
         FitError: The loss of the MAP stopped being finite.
 
     Warns:
         FitWarning: The chain diverged, or its halves do not agree.
     """
     _check_size(model, train)
+    if running.folder is not None:
+        raise UnsupportedError("A chain of NUTS cannot be resumed: leave out the state's folder.")
     if settings.max_steps == 0:
         return
     start = PointGuide(model).to(next(guide.parameters()))
-    fit_svi(model, start, train, settings, progress=progress, label=label)
+    fit_svi(model, start, train, settings, running=running)
     labels = torch.tensor(train.labels, device=model.backbone.device)
     batch = model.scorer.collate(model.backbone, train.rows)
     with _sampling(settings.seed):
@@ -67,7 +69,7 @@ def fit_nuts(
             family.samples,
             family.warmup,
             initial_params=start.mean(),
-            disable_progbar=not progress,
+            disable_progbar=not running.progress,
         )
         chain.run(batch, labels)
         order = torch.randperm(family.samples)

@@ -26,7 +26,12 @@ class Progress(TrainerCallback, ABC):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar."""
-        self.bar = tqdm(total=state.max_steps, desc=self.label, disable=not self.enabled)
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,  # of a fit that goes on
+            desc=self.label,
+            disable=not self.enabled,
+        )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback
 
 from bayes_lora.guides import SVGD, MembersGuide
 from bayes_lora.inference.members import Direction, MembersTrainer, members_trainer
+from bayes_lora.inference.running import RUNNING, Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import run_trainer, sharing_rows
 from bayes_lora.model import BayesianModel
@@ -79,8 +80,7 @@ def fit_svgd(
     *,
     family: SVGD,
     dev: LabelledRows | None = None,
-    progress: bool = False,
-    label: str = "fit",
+    running: Running = RUNNING,
 ) -> None:
     """Fit the particles, in place; a single one ends at the posterior's mode.
 
@@ -91,8 +91,7 @@ def fit_svgd(
         settings: How; ``batch_size`` is the rows of each particle, and ``draws`` is not looked at.
         family: Not looked at.
         dev: Rows for early stopping; without them the fit runs its full length.
-        progress: Whether to show a progress bar on stderr.
-        label: What stands before the bar.
+        running: What it shows, and where it keeps its state.
 
     Raises:
         FitError: The loss stopped being finite.
@@ -101,18 +100,18 @@ def fit_svgd(
     if settings.max_steps == 0:
         return
     stopping = [EarlyStoppingCallback(settings.patience)] if dev else []
-    with sharing_rows(model, settings) as folder:
+    with sharing_rows(model, settings, running) as state:
         trainer = members_trainer(
             MembersTrainer,
             model,
             guide,
             train,
             settings,
-            folder,
+            state,
             dev=dev,
             callbacks=[*stopping, Stein(model, guide)],
         )
-        run_trainer(trainer, label, progress)
+        run_trainer(trainer, state, running)
 
 
 def _starts(model: BayesianModel, members: int, seed: int) -> dict[str, Tensor]:

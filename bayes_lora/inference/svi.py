@@ -1,10 +1,8 @@
 """Stochastic variational inference on ``transformers.Trainer``."""
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,8 @@ from bayes_lora.guides import Family, Guide, LevelPoints, sample
 from bayes_lora.inference.elbo import RowELBO
 from bayes_lora.inference.optimizer import make_optimizer
 from bayes_lora.inference.progress import ELBOProgress
+from bayes_lora.inference.resumable import run_or_resume
+from bayes_lora.inference.running import RUNNING, Running, StateFolder
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.training_state import trainer_arguments, training
 from bayes_lora.model import BayesianModel
@@ -26,6 +26,7 @@ from bayes_lora.reconstruction import hidden_tokens
 from bayes_lora.scorers import LabelledRows, Row
 from calibration import nll
 
+KEPT_EVERY = 500  # steps after which the state is kept, where an epoch has more
 DEV_DRAWS = 8  # in each evaluation on dev rows, with the same base noise every time
 
 
@@ -131,8 +132,7 @@ def fit_svi(
     settings: FitSettings,
     *,
     dev: LabelledRows | None = None,
-    progress: bool = False,
-    label: str = "fit",
+    running: Running = RUNNING,
     levels: bool = True,
     family: Family | None = None,
     trainer: Callable[..., SVITrainer] = SVITrainer,
@@ -145,8 +145,7 @@ def fit_svi(
         train: Training rows.
         settings: How.
         dev: Rows for early stopping; without them the fit runs its full length.
-        progress: Whether to show a progress bar on stderr.
-        label: What stands before the bar.
+        running: What it shows, and where it keeps its state.
         levels: Whether points of levels are fitted as well (those of a mean-field guide have an
             inference of their own); else the program is the population's.
         family: Not looked at.
@@ -157,19 +156,22 @@ def fit_svi(
     """
     if settings.max_steps == 0:
         return
-    with sharing_rows(model, settings) as folder:
+    with sharing_rows(model, settings, running) as state:
         levels = levels and any(isinstance(own, LevelPoints) for own in guide.by_level.values())
-        own = _make_trainer(trainer, model, guide, train, settings, dev, folder, levels)
-        run_trainer(own, label, progress)
+        own = _make_trainer(trainer, model, guide, train, settings, dev, state, levels)
+        run_trainer(own, state, running)
 
 
 @contextmanager
-def sharing_rows(model: BayesianModel, settings: FitSettings) -> Iterator[Path]:
+def sharing_rows(
+    model: BayesianModel, settings: FitSettings, running: Running
+) -> Iterator[StateFolder]:
     """Train inside the ``with`` block, with rows shared among draws.
 
     Args:
         model: The program.
         settings: Of the fit.
+        running: Says where its state is kept.
 
     Yields:
         A folder for the Trainer.
@@ -178,28 +180,25 @@ def sharing_rows(model: BayesianModel, settings: FitSettings) -> Iterator[Path]:
         model.backbone.enable_gradient_checkpointing()
     model.share_rows = True
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="bayes-lora-") as folder,
-            training(model.backbone),
-        ):
-            yield Path(folder)
+        with running.state() as state, training(model.backbone):
+            yield state
     finally:
         model.share_rows = False
 
 
-def run_trainer(trainer: SVITrainer, label: str, progress: bool) -> None:
+def run_trainer(trainer: SVITrainer, state: StateFolder, running: Running) -> None:
     """Train, behind a progress bar.
 
     Args:
         trainer: What trains.
-        label: What stands before the bar.
-        progress: Whether to show it.
+        state: To go on from, and to keep.
+        running: What it shows.
     """
     trainer.remove_callback(PrinterCallback)
-    bar = ELBOProgress(trainer.svi, label, progress)
+    bar = ELBOProgress(trainer.svi, running.label, running.progress)
     trainer.add_callback(bar)
     with closing(bar):
-        trainer.train()
+        run_or_resume(trainer, state)
 
 
 def _make_trainer(
@@ -209,11 +208,11 @@ def _make_trainer(
     train: LabelledRows,
     settings: FitSettings,
     dev: LabelledRows | None,
-    folder: Path,
+    state: StateFolder,
     levels: bool,
 ) -> SVITrainer:
     batch_size, draws = _batch_shape(settings, len(train.rows), model, guide)
-    arguments = svi_arguments(settings, batch_size, len(train), folder, stops=dev is not None)
+    arguments = svi_arguments(settings, batch_size, len(train), state, stops=dev is not None)
     model.backbone.to(arguments.device)
     return make(
         SVIModule(model, guide, draws, levels),
@@ -243,7 +242,13 @@ def _batch_shape(
 
 
 def svi_arguments(
-    settings: FitSettings, batch_size: int, num_rows: int, folder: Path, *, stops: bool, **own: Any
+    settings: FitSettings,
+    batch_size: int,
+    num_rows: int,
+    state: StateFolder,
+    *,
+    stops: bool,
+    **own: Any,
 ) -> TrainingArguments:
     """Make the Trainer's arguments.
 
@@ -251,7 +256,7 @@ def svi_arguments(
         settings: Of the fit.
         batch_size: Rows in a pass, or rows of each member.
         num_rows: Training rows.
-        folder: For checkpoints.
+        state: A folder for checkpoints.
         stops: Whether to evaluate on dev rows, and to keep the best state.
         own: What else differs.
     """
@@ -259,23 +264,25 @@ def svi_arguments(
     max_steps = settings.length(steps_in_epoch)
     strategy = "steps" if stops else "no"
     every = min(max(steps_in_epoch, 10), max_steps)
+    saved = every if stops else min(every, KEPT_EVERY)
     shared = {
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": settings.accumulate,
         "dataloader_drop_last": True,  # a short batch would weigh its rows more than the others
         "max_grad_norm": settings.max_grad_norm,
         "eval_strategy": strategy,
-        "save_strategy": strategy,
+        "save_strategy": "steps" if stops or state.kept else "no",
         "eval_steps": every,
-        "save_steps": every,
-        "save_only_model": True,
+        "save_steps": saved,
+        "save_only_model": not state.kept,
+        "restore_callback_states_from_checkpoint": True,  # how long it has waited for a better one
         "save_total_limit": 1,
         "load_best_model_at_end": stops,
         "metric_for_best_model": "nll",
         "greater_is_better": False,
         "seed": settings.seed,
     }
-    return trainer_arguments(folder, max_steps, **shared | own)
+    return trainer_arguments(state.path, max_steps, **shared | own)
 
 
 class Collator:

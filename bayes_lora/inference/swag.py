@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import (
 
 from bayes_lora.errors import ConfigError
 from bayes_lora.guides import SWAG, LowRankGuide, PointGuide
+from bayes_lora.inference.running import RUNNING, Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import SVITrainer, fit_svi
 from bayes_lora.model import BayesianModel, parameter_name
@@ -34,8 +36,7 @@ def fit_swag(
     *,
     family: SWAG,
     dev: LabelledRows | None = None,
-    progress: bool = False,
-    label: str = "swag",
+    running: Running = RUNNING,
 ) -> None:
     """Fit a point by maximum likelihood, go on at a constant rate, and take the iterates' moments.
 
@@ -52,8 +53,7 @@ def fit_swag(
         settings: Of both parts.
         family: How many iterates.
         dev: Rows for early stopping of the first part; the second has its mean for that.
-        progress: Whether to show progress bars on stderr.
-        label: What stands before them.
+        running: What it shows, and where it keeps its state.
 
     Raises:
         ConfigError: The second part is too short for two iterates.
@@ -62,7 +62,7 @@ def fit_swag(
     if settings.max_steps == 0:
         return
     point = PointGuide(model).to(model.backbone.device)
-    fit_svi(model, point, train, settings, dev=dev, progress=progress, label=f"{label}: point")
+    fit_svi(model, point, train, settings, dev=dev, running=running.part("point"))
     kept = _Iterates(point, family.rank)
     trainer = partial(_ConstantRate, iterates=kept)
     fit_svi(
@@ -70,8 +70,7 @@ def fit_swag(
         point,
         train,
         settings,
-        progress=progress,
-        label=f"{label}: iterates",
+        running=replace(running.part("iterates"), folder=None),  # the iterates are in memory
         trainer=trainer,
     )
     if len(kept.values) < 2:

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_lora.guides import HalfGuide, PointGuide, TrainingFree, products, sample
+from bayes_lora.inference.running import RUNNING, Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import BayesianModel, parameter_name
@@ -30,8 +31,7 @@ def fit_training_free(
     *,
     family: TrainingFree,
     dev: LabelledRows | None = None,
-    progress: bool = False,
-    label: str = "fit",
+    running: Running = RUNNING,
 ) -> None:
     """Train a point, and give it the most noise that a tolerance allows, of one size sigma.
 
@@ -46,21 +46,20 @@ def fit_training_free(
         settings: Of the point's training. ``max_steps=0`` takes it as it is, a checkpoint's.
         family: Has the tolerance.
         dev: Rows for early stopping of the point.
-        progress: Whether to show progress bars on stderr.
-        label: What stands before the bars.
+        running: What it shows, and where it keeps its state.
 
     Raises:
         FitError: The loss stopped being finite.
     """
     point = PointGuide(model).to(model.backbone.device)
-    fit_svi(model, point, train, settings, dev=dev, progress=progress, label=label)
+    fit_svi(model, point, train, settings, dev=dev, running=running)
     guide.loc.load_state_dict(point.loc.state_dict())
     noise = unit_noise(model, guide)
     anchors = _anchors(train, settings.seed)
     mean = {name: value.unsqueeze(0) for name, value in guide.mean().items()}
     most = expected_nll(model, mean, anchors) + family.tolerance
     low, high = math.log(SMALLEST), math.log(LARGEST)
-    for _ in tqdm(range(STEPS), desc=f"{label}, noise", disable=not progress):
+    for _ in tqdm(range(STEPS), desc=f"{running.label}, noise", disable=not running.progress):
         middle = (low + high) / 2
         _set_noise(guide, noise, middle)
         found = expected_nll(model, sample(guide, DRAWS, settings.seed), anchors)
