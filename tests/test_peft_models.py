@@ -26,6 +26,7 @@ from bayes_lora import FitSettings, Posterior, fit, load_backbone, meta_fit
 from bayes_lora.adapters import DoRA, LoRA, LoRAStart
 from bayes_lora.backbone import Backbone, BayesianAdapter
 from bayes_lora.errors import ConfigError, UnsupportedError
+from bayes_lora.guides import GUIDES, SVGD, DeepEnsemble
 from bayes_lora.peft_export import export_peft
 
 pytestmark = [
@@ -67,6 +68,7 @@ TUNERS: dict[str, Callable[[], peft.PeftConfig]] = {
 }
 QUICK = FitSettings(max_steps=6, batch_size=8, learning_rate=0.02, seed=1)
 START = FitSettings(max_steps=0)
+LINEARISABLE = ("mean-field", "low-rank", "laplace", "laplace-diagonal", "blob")
 
 
 def moved(model: Any, config: peft.PeftConfig, task_type: str) -> peft.PeftModel:
@@ -125,6 +127,42 @@ def test_every_tuner(name: str, encoder: Path, minilm: Backbone, tmp_path: Path)
     posterior.save_pretrained(tmp_path / "run")
     after = Posterior.from_pretrained(tmp_path / "run").predict(EXAMPLES, draws=3, keep_draws=True)
     assert np.array_equal(before, after.per_draw)
+
+
+@pytest.mark.parametrize("guide", [name for name in GUIDES if name != "nuts"])
+@pytest.mark.parametrize("name", ["lora", "ia3"])
+def test_every_guide_over_a_checkpoint(
+    name: str, guide: str, encoder: Path, tmp_path: Path
+) -> None:
+    adapted = moved(AutoModel.from_pretrained(encoder), TUNERS[name](), "FEATURE_EXTRACTION")
+    family = {"ensemble": DeepEnsemble(3), "svgd": SVGD(3)}.get(guide, GUIDES[guide]())
+    posterior = fit([TASK], BayesianAdapter.from_peft(adapted), guide=family, settings=QUICK)
+    posterior.save_pretrained(tmp_path / "run")
+    loaded = Posterior.from_pretrained(tmp_path / "run")
+    for linearised in {False, guide in LINEARISABLE}:
+        before, after = (
+            own.predict(EXAMPLES, draws=3, keep_draws=True, linearised=linearised).per_draw
+            for own in (posterior, loaded)
+        )
+        assert (before.std(0).max() > 0) == (guide not in ("map", "mle"))
+        assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("guide", ["laplace", "laplace-diagonal", "training-free"])
+def test_a_posterior_around_what_somebody_else_trained(guide: str, encoder: Path) -> None:
+    """Nothing is trained: the checkpoint is the mean, with a spread around it."""
+    base = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
+    adapted = moved(base, TUNERS["lora"](), "SEQ_CLS")
+    with torch.no_grad():
+        expected = adapted(**tokens(encoder)).logits.softmax(-1)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    posterior = fit(
+        [TASK], BayesianAdapter.from_peft(adapted, tokenizer), guide=guide, settings=START
+    )
+    mean = posterior.predict(EXAMPLES, draws=0).probabilities
+    np.testing.assert_allclose(mean, expected.numpy(), atol=1e-6)
+    drawn = posterior.predict(EXAMPLES, draws=4, keep_draws=True).per_draw
+    assert drawn.std(0).max() > 1e-3
 
 
 @pytest.mark.parametrize(

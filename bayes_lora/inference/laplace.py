@@ -62,8 +62,11 @@ def set_prior_scales(
 ) -> None:
     """Give the priors of each kind of random site the scale of the highest evidence, in place.
 
+    A kind that is where its prior is centred, as a checkpoint that is not trained further, says
+    nothing of its scale, which stays.
+
     Args:
-        model: The program; what its priors' scales were is forgotten.
+        model: The program; of the others, what their scales were is forgotten.
         guide: At the mode.
         eigenvalues: Of the target's curvature, by site, float64.
     """
@@ -74,6 +77,8 @@ def set_prior_scales(
     for names in kinds.values():
         units = {name: model.sites[name].unit for name in names}
         moved = sum(_moved(model, guide, name) / units[name] ** 2 for name in names)
+        if not moved:
+            continue
         curvature = torch.cat([eigenvalues[n].flatten() * units[n] ** 2 for n in names])
         scale = best_scale(torch.as_tensor(moved), curvature)
         for name in names:
