@@ -14,12 +14,15 @@ With --development it is for choosing: other seeds, and no row is judged that st
 import argparse
 import json
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from contenders import CONTENDERS, judge, learn
 from page import write_page
-from sets import SETS, load
+from sets import SETS, Data, load
 from transformers.utils import logging
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -69,19 +72,17 @@ def run_methods(name: str, seed: int, arguments: argparse.Namespace) -> None:
     if not missing:
         return
     data = load(name, arguments.data, seed, development=arguments.development)
-    backbone = load_minilm()
     for method in missing:
-        fitted = learn(CONTENDERS[method], data, seed, backbone)
+        # A process of its own: memory that another method has freed would be taken for none.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+            found = alone.submit(run_method, method, data, seed).result()
         result = {
             **{key: value for key, value in describe_run().items() if key != "results"},
             "set": name,
             "seed": seed,
             "method": method,
             "development": arguments.development,
-            "rows": len(data.given),
-            "fit": asdict(fitted.cost),
-            "guide": repr(fitted.posterior.config.guide),
-            **judge(fitted, data, seed),
+            **found,
         }
         with atomic_text(paths[method]) as file:
             file.write(json.dumps(result, indent=1) + "\n")
@@ -89,6 +90,18 @@ def run_methods(name: str, seed: int, arguments: argparse.Namespace) -> None:
             f"{key} {result['test'][key]:.4f}" for key in ("accuracy", "nll", "ece")
         )
         print(f"{paths[method]}: {figures}", file=sys.stderr, flush=True)
+
+
+def run_method(method: str, data: Data, seed: int) -> dict[str, Any]:
+    """Fit a method, and measure it."""
+    logging.disable_progress_bar()
+    fitted = learn(CONTENDERS[method], data, seed, load_minilm())
+    return {
+        "rows": len(data.given),
+        "fit": asdict(fitted.cost),
+        "guide": repr(fitted.posterior.config.guide),
+        **judge(fitted, data, seed),
+    }
 
 
 if __name__ == "__main__":
