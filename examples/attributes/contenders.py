@@ -46,6 +46,8 @@ STEPS: dict[str | tuple[str, int | None], int] = {
     "four-authors": 400,
     "yelp": 500,
 }
+# Of the mean-field fits, which have no early stopping, where it is not the same number.
+BAYESIAN_STEPS = {"yelp": 250}
 LEAST_STEPS = 40  # of a level's own LoRA
 # The attribute whose levels split a set's rows into a few large groups, all of them in train.
 GROUPS: dict[str, str | None] = {"fdu-mtl": "domain", "four-authors": "author", "yelp": None}
@@ -187,16 +189,18 @@ def mean_field(
     attributes: Sequence[str],
     adapter: Adapter = ADAPTER,
     kl_weight: float | None = None,
+    steps: int | None = None,
 ) -> Posterior:
     """Fit a mean-field population, and the levels of these attributes."""
     weight = kl_weight or KL_WEIGHTS.get((given.name, given.size), 1.0)
+    steps = steps or BAYESIAN_STEPS.get(given.name, given.steps)
     return fit(
         [given.labelled],
         given.backbone,
         guide="mean-field",
         adapter=adapter,
         model_settings=ModelSettings(kl_weight=weight),
-        settings=given.settings,
+        settings=replace(given.settings, max_steps=steps),
         attributes=attributes,
     )
 
