@@ -74,6 +74,11 @@ class Guide(nn.Module, ABC):
         return self.most_draws != 1
 
     @property
+    def symmetric(self) -> bool:
+        """Whether a draw's mirror image, on the other side of the mean, is as likely."""
+        return False
+
+    @property
     def closed(self) -> frozenset[str]:
         """Sites whose divergence from the prior is known in closed form."""
         return frozenset()
@@ -135,6 +140,9 @@ def scaled(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 def sample(guide: Guide, num_draws: int, seed: int) -> dict[str, Tensor]:
     """Draw from a guide, the same draws for the same seed.
 
+    Of a symmetric guide every second draw is the mirror image of the one before: as good a draw,
+    and what a pair averages to varies less (antithetic variates: Hammersley & Morton 1956).
+
     Args:
         guide: A fitted guide.
         num_draws: How many, at least 1; no more are made than differ.
@@ -146,9 +154,13 @@ def sample(guide: Guide, num_draws: int, seed: int) -> dict[str, Tensor]:
     if guide.most_draws is not None:
         num_draws = min(num_draws, guide.most_draws)
     device = next(guide.parameters()).device
-    draws = []
+    mean = guide.mean() if guide.symmetric else {}
+    draws: list[dict[str, Tensor]] = []
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         for i in range(num_draws):
+            if guide.symmetric and i % 2:
+                draws.append({name: 2 * mean[name] - own for name, own in draws[-1].items()})
+                continue
             torch.manual_seed(int(np.random.SeedSequence([seed, i]).generate_state(1)[0]))
             draws.append(guide.draw(i))
     return {name: torch.stack([draw[name] for draw in draws]) for name in guide.sites}

@@ -61,6 +61,11 @@ class HalfGuide(Guide):
             log_scale = torch.full_like(site.start, math.log(initial_scale * site.unit))
             self.log_scale[parameter_name(name)] = nn.Parameter(log_scale)
 
+    @property
+    def symmetric(self) -> bool:
+        """It is."""
+        return True
+
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; reparameterised, so gradients reach loc and scale."""
         return {name: pyro.sample(name, self.distribution(name)) for name in self.sites}

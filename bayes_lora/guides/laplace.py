@@ -94,6 +94,11 @@ class LaplaceGuide(Guide):
         """Those of the last layers, and the head."""
         return self._first
 
+    @property
+    def symmetric(self) -> bool:
+        """It is."""
+        return True
+
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; points are Deltas."""
         return {name: self._sample(name) for name in self.sites}

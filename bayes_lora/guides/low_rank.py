@@ -68,6 +68,11 @@ class LowRankGuide(Guide):
             noise = torch.randn(rank, *site.shape, generator=generator).to(start)
             self.factor[key] = nn.Parameter(FACTOR_START * scale / math.sqrt(rank) * noise)
 
+    @property
+    def symmetric(self) -> bool:
+        """It is."""
+        return True
+
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; reparameterised, so gradients reach loc, F and scale."""
         like = next(iter(self.factor.values()))

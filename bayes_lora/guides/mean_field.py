@@ -59,6 +59,11 @@ class MeanFieldGuide(Guide):
         """Give each level a Normal along the effect's directions."""
         return LevelNormals(effect)
 
+    @property
+    def symmetric(self) -> bool:
+        """It is."""
+        return True
+
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; reparameterised, so gradients reach loc and scale."""
         return {name: pyro.sample(name, self.distribution(name)) for name in self.sites}

@@ -107,6 +107,11 @@ class _Deviations(Guide):
         """Return the posterior's, for the progress: it has no gradient."""
         return self.posterior.divergence(prior)
 
+    @property
+    def symmetric(self) -> bool:
+        """As the posterior."""
+        return self.posterior.symmetric
+
     def draw(self, number: int) -> dict[str, Tensor]:
         """Draw from the posterior, for the evaluation on dev rows."""
         return self.posterior.draw(number)

@@ -33,7 +33,6 @@ from calibration import (
     nll,
 )
 
-DRAWS = 10
 METRICS = {
     "accuracy": accuracy,
     "nll": nll,
@@ -53,6 +52,7 @@ class Contender:
         early: Whether rows are held back, to stop early on.
         temperature: Whether a temperature is fitted to these rows too.
         linearised: Whether predictions are those of the model linearised at the mean.
+        draws: Of weights, to average over.
         single: Whether it costs a single fit.
     """
 
@@ -60,6 +60,7 @@ class Contender:
     early: bool = False
     temperature: bool = False
     linearised: bool = False
+    draws: int = 10
     single: bool = True
 
 
@@ -69,6 +70,7 @@ CONTENDERS = {
     "mle-early-temperature": Contender("mle", early=True, temperature=True),
     "map": Contender("map"),
     "mean-field": Contender("mean-field"),
+    "mean-field-2-draws": Contender("mean-field", draws=2),
     "mean-field-linearised": Contender("mean-field", linearised=True),
     "low-rank": Contender("low-rank"),
     "ivon": Contender("ivon"),
@@ -110,7 +112,7 @@ class Fitted:
     def predict(self, task: Task, seed: int) -> Predictions:
         """Answer rows."""
         how: dict[str, Any] = {"linearised": True} if self.contender.linearised else {}
-        how |= {} if self.contender.linearised else {"draws": DRAWS}
+        how |= {} if self.contender.linearised else {"draws": self.contender.draws}
         predictions = self.posterior.predict(task.examples, seed=seed, **how)
         if not self.contender.temperature:
             return predictions
