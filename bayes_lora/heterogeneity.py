@@ -139,8 +139,8 @@ def check_levels(config: PosteriorConfig) -> None:
         )
     if not isinstance(config.guide, MeanField):
         raise ConfigError(
-            f"The guide {name_of(config.guide, GUIDES)!r} has points, which do not say how sure they "
-            "are of a level: fit with the guide 'mean-field'."
+            f"The guide {name_of(config.guide, GUIDES)!r} has points, which do not say how sure "
+            "they are of a level: fit with the guide 'mean-field'."
         )
 
 

@@ -96,6 +96,7 @@ ADAPTED = [
 ]
 TINY_PAIRS = [pair for pair in PAIRS if pair.startswith("tiny-")]
 WITH_GUIDES = [(own, guide) for own in PAIRS for guide in GUIDES if _together(own, guide)]
+TINY_WITH_GUIDES = [(own, guide) for own, guide in WITH_GUIDES if own in TINY_PAIRS]
 WITH_TRAINED = [(own, guide) for own, guide in WITH_GUIDES if guide in TRAINED]
 ADAPTED_WITH_GUIDES = [
     (own, guide)
@@ -200,11 +201,6 @@ def adapted(request: pytest.FixtureRequest, tiny_folders: Path) -> tuple[Setup, 
     return Setup(_path(name, request, tiny_folders), scorer), ADAPTERS[adapter]
 
 
-@pytest.fixture(params=QUICK)
-def guide(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture(params=TRAINED)
 def trained_guide(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -275,8 +271,9 @@ def _check_draws(
     assert any(not torch.equal(value[0], value[-1]) for value in drawn) == random
 
 
-def test_the_same_seed_gives_the_same_fit(tiny_setup: Setup, guide: str) -> None:
-    first, second, other = (_fit(tiny_setup, guide, seed=seed).draw(1) for seed in (4, 4, 5))
+@pytest.mark.parametrize(("setup", "guide"), TINY_WITH_GUIDES, indirect=["setup"])
+def test_the_same_seed_gives_the_same_fit(setup: Setup, guide: str) -> None:
+    first, second, other = (_fit(setup, guide, seed=seed).draw(1) for seed in (4, 4, 5))
     assert all(torch.equal(first[site], second[site]) for site in first)
     assert not all(torch.equal(first[site], other[site]) for site in first)
 
@@ -322,8 +319,9 @@ def test_folded_draws_equal_one_draw_at_a_time(adapted: tuple[Setup, Adapter]) -
         )
 
 
-def test_more_draws_extend_fewer(tiny_setup: Setup, guide: str) -> None:
-    posterior = _fit(tiny_setup, guide)
+@pytest.mark.parametrize(("setup", "guide"), TINY_WITH_GUIDES, indirect=["setup"])
+def test_more_draws_extend_fewer(setup: Setup, guide: str) -> None:
+    posterior = _fit(setup, guide)
     few, many = posterior.draw(2, seed=3), posterior.draw(4, seed=3)
     assert all(torch.equal(few[site], many[site][:2]) for site in few)
 

@@ -47,7 +47,7 @@ STEPS: dict[str | tuple[str, int | None], int] = {
     "yelp": 500,
 }
 # Of the mean-field fits, which have no early stopping, where it is not the same number.
-BAYESIAN_STEPS = {"yelp": 250}
+BAYESIAN_STEPS = {"four-authors": 200, "yelp": 250}
 LEAST_STEPS = 40  # of a level's own LoRA
 # The attribute whose levels split a set's rows into a few large groups, all of them in train.
 GROUPS: dict[str, str | None] = {"fdu-mtl": "domain", "four-authors": "author", "yelp": None}
