@@ -174,7 +174,7 @@ def bayesian(given: Given) -> dict[str, Learned]:
     """
     posterior = fit_with_levels(given)
     return {
-        "bayesian-lora": Learned(of_population(posterior)),
+        "bayesian-lora": Learned(of_population(posterior), _steps(posterior)),
         "ours": of_levels(posterior),
     }
 
@@ -214,7 +214,13 @@ def of_population(posterior: Posterior) -> Predict:
 def of_levels(posterior: Posterior) -> Learned:
     """Ask with the rows' levels; one that training did not see is a draw from the prior."""
     found = {"KL weight": posterior.model.kl_weight, "spread": spread(posterior)}
+    found |= _steps(posterior)
     return Learned(_asks(posterior, unknown="prior"), found)
+
+
+def _steps(posterior: Posterior) -> dict[str, int]:
+    """Say how many steps a fit took, where it is not the number that the set's methods take."""
+    return {"steps": posterior.config.fit["max_steps"]}
 
 
 def spread(posterior: Posterior) -> dict[str, dict[str, Any]]:
