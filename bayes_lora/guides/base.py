@@ -24,6 +24,8 @@ class Guide(nn.Module, ABC):
 
     most_draws: int | None = None  # how many draws differ; None: all
 
+    loc: nn.ParameterDict  # of a family whose mean it is
+
     def __init__(self, model: BayesianModel) -> None:
         super().__init__()
         self.sites = model.sites
@@ -122,9 +124,9 @@ class Guide(nn.Module, ABC):
             "fit another guide, such as 'laplace' or 'mean-field'."
         )
 
-    @abstractmethod
     def mean(self) -> dict[str, Tensor]:
-        """Return the mean of every site but those of levels, ``[*shape]``."""
+        """Return the mean of every site but those of levels, ``[*shape]``: its ``loc``."""
+        return {name: self.loc[parameter_name(name)].detach() for name in self.sites}
 
 
 def scaled(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -81,7 +81,3 @@ class DropoutGuide(Guide):
         """Return the masked sites' standard deviations, ``|loc| sqrt(rate / (1 - rate))``."""
         factor = (self.rate / (1 - self.rate)) ** 0.5
         return {n: value.abs() * factor for n, value in self.mean().items() if n in self.masked}
-
-    def mean(self) -> dict[str, Tensor]:
-        """Return the weights with nothing dropped, which is their mean."""
-        return {name: self.loc[parameter_name(name)].detach() for name in self.sites}

@@ -115,10 +115,6 @@ class LaplaceGuide(Guide):
         }
         return scaled([(own, self.scale[key]) for key, own in along.items()])
 
-    def mean(self) -> dict[str, Tensor]:
-        """Return every site's loc."""
-        return {name: self.loc[parameter_name(name)].detach() for name in self.sites}
-
     def directions(self, site: str, matrices: Tensor) -> Tensor:
         """Turn weights, or derivatives by them, into what lies along a site's directions.
 

@@ -136,7 +136,3 @@ class LowRankGuide(Guide):
             common = self.factor[key].detach().square().sum(0)
             found[name] = (common + self.log_scale[key].detach().mul(2).exp()).sqrt()
         return found
-
-    def mean(self) -> dict[str, Tensor]:
-        """Return every site's loc."""
-        return {name: self.loc[parameter_name(name)].detach() for name in self.sites}

@@ -1,7 +1,7 @@
 """Mean-field: an independent Normal for every weight (Blundell et al. 2015, arXiv 1505.05424)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import pyro
@@ -37,27 +37,26 @@ class MeanField(Family):
         return MeanFieldGuide(model, self.initial_scale)
 
 
-class MeanFieldGuide(Guide):
-    """Normal(loc, scale^2) for every entry of every site.
+class NormalsGuide(Guide):
+    """Normal(loc, scale^2) for every entry of some sites, a Delta at loc for the others.
 
     Args:
         model: The program whose sites the guide samples.
         initial_scale: Where scales start, in units of each factor's natural size.
+        normal: The sites that are Normal.
     """
 
-    def __init__(self, model: BayesianModel, initial_scale: float) -> None:
+    def __init__(self, model: BayesianModel, initial_scale: float, normal: Collection[str]) -> None:
         super().__init__(model)
+        self.normal = [name for name in self.sites if name in normal]
         self.loc = nn.ParameterDict()
         self.log_scale = nn.ParameterDict()
         for name, site in self.sites.items():
-            key = parameter_name(name)
-            self.loc[key] = nn.Parameter(site.start.clone())
+            self.loc[parameter_name(name)] = nn.Parameter(site.start.clone())
+        for name in self.normal:
+            site = self.sites[name]
             log_scale = torch.full_like(site.start, math.log(initial_scale * site.unit))
-            self.log_scale[key] = nn.Parameter(log_scale)
-
-    def make_levels(self, effect: LevelEffect) -> LevelNormals:
-        """Give each level a Normal along the effect's directions."""
-        return LevelNormals(effect)
+            self.log_scale[parameter_name(name)] = nn.Parameter(log_scale)
 
     @property
     def symmetric(self) -> bool:
@@ -70,28 +69,46 @@ class MeanFieldGuide(Guide):
 
     @property
     def closed(self) -> frozenset[str]:
-        """All sites."""
-        return frozenset(self.sites)
+        """The Normal sites; the points' prior density is in the trace."""
+        return frozenset(self.normal)
 
     def divergence(self, prior: Callable[[str], dist.TorchDistribution]) -> Tensor | float:
-        """Sum the sites' divergences."""
-        return sum(kl_divergence(self.distribution(name), prior(name)) for name in self.sites)
+        """Sum the Normal sites' divergences."""
+        return sum(kl_divergence(self.distribution(name), prior(name)) for name in self.normal)
 
     def distribution(self, site: str) -> dist.TorchDistribution:
-        """Return a site's Normals, with the site's event shape."""
-        key = parameter_name(site)
-        normal = dist.Normal(self.loc[key], self.log_scale[key].exp())
-        return normal.to_event(len(self.sites[site].shape))
+        """Return a site's Normals or its point, with the site's event shape."""
+        key, dims = parameter_name(site), len(self.sites[site].shape)
+        if key not in self.log_scale:
+            return dist.Delta(self.loc[key], event_dim=dims)
+        return dist.Normal(self.loc[key], self.log_scale[key].exp()).to_event(dims)
 
     def stddev(self) -> dict[str, Tensor]:
-        """Return every site's scale."""
-        return {n: self.log_scale[parameter_name(n)].detach().exp() for n in self.sites}
+        """Return the Normal sites' scales."""
+        return {n: self.log_scale[parameter_name(n)].detach().exp() for n in self.normal}
+
+    @property
+    def first_random(self) -> dict[str, int]:
+        """The Normal sites, whole."""
+        return dict.fromkeys(self.normal, 0)
 
     def roots(self, derivatives: Mapping[str, Tensor]) -> Tensor:
-        """Each weight's derivative times its scale."""
+        """Each random weight's derivative times its scale."""
         scale = self.stddev()
-        return scaled([(own, scale[name]) for name, own in derivatives.items()])
+        return scaled([(own, scale[name]) for name, own in derivatives.items() if name in scale])
 
-    def mean(self) -> dict[str, Tensor]:
-        """Return every site's loc."""
-        return {name: self.loc[parameter_name(name)].detach() for name in self.sites}
+
+class MeanFieldGuide(NormalsGuide):
+    """Normal(loc, scale^2) for every entry of every site.
+
+    Args:
+        model: The program whose sites the guide samples.
+        initial_scale: Where scales start, in units of each factor's natural size.
+    """
+
+    def __init__(self, model: BayesianModel, initial_scale: float) -> None:
+        super().__init__(model, initial_scale, model.sites)
+
+    def make_levels(self, effect: LevelEffect) -> LevelNormals:
+        """Give each level a Normal along the effect's directions."""
+        return LevelNormals(effect)

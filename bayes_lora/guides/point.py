@@ -65,7 +65,3 @@ class PointGuide(Guide):
         """Nothing varies: ``[B, 0]``."""
         first = next(iter(derivatives.values()))
         return first.new_empty(len(first), 0)
-
-    def mean(self) -> dict[str, Tensor]:
-        """Return the point."""
-        return {name: self.loc[parameter_name(name)].detach() for name in self.sites}
