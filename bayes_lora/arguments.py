@@ -2,10 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bayes_lora.adapters import ADAPTERS, LoRA
 from bayes_lora.backbone import MINILM
+from bayes_lora.data.wording import meant
 from bayes_lora.fusion import Fusion
 from bayes_lora.guides import GUIDES
 from bayes_lora.inference import FitSettings
@@ -47,6 +48,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, without the usage before it."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse a flag that a command does not have here, where those are known that it has."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            guess = meant(flag, list(self._option_string_actions))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{guess}")
+        return found, unknown
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -112,11 +112,10 @@ def _exported(posterior: Posterior) -> LoRA:
     adapter = posterior.config.shared_adapter
     if isinstance(adapter, LoRA) and type(adapter) in (LoRA, DoRA):
         return adapter
-    kinds = ", ".join(str(effect.adapter) for effect in posterior.config.effects)
+    kinds = ", ".join(type(effect.adapter).__name__ for effect in posterior.config.effects)
     raise UnsupportedError(
-        f"PEFT has LoRA and DoRA for all rows alike, and this run has "
-        f"{kinds or 'no adapter'}: merge a draw "
-        "into the model instead (--merged)."
+        f"PEFT has LoRA and DoRA for all rows alike, and this run has {kinds or 'no adapter'}: "
+        "merge a draw into the model instead (--merged)."
     )
 
 

@@ -212,6 +212,14 @@ def test_bad_input_to_fit(place: Workplace, case: str) -> None:
     assert _everything(place.folder) == before
 
 
+def test_a_misspelt_flag_and_the_one_that_is_meant(place: Workplace) -> None:
+    status, error = place.fit("--max-stepz", "3")
+    assert status == 2
+    assert error.startswith("bayes-lora fit: error: unrecognized arguments: --max-stepz 3")
+    assert "did you mean '--max-steps'" in error
+    assert len(error.splitlines()) == 1
+
+
 def test_a_folder_that_holds_another_run_is_refused_before_any_work(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
