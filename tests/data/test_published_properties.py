@@ -119,7 +119,7 @@ def test_malformed_partitions(content: bytes) -> None:
 
 # The library leaves a csv file open that it fails to parse, until it is collected.
 @pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
-@patient(max_examples=40)
+@patient(max_examples=20)
 @given(st.sampled_from(["csv", "jsonl", "parquet"]), contents | json_rows.map(jsonl))
 def test_malformed_hub_folders(extension: str, content: bytes) -> None:
     pytest.importorskip("datasets")
