@@ -84,11 +84,12 @@ OF_SUPPORT = [f"head.log_{name}" for name in ("count", "concentration", "spread"
 
 
 def _together(pair: str, guide: str) -> bool:
-    return guide in EVERYWHERE or (guide in QUICK and pair.startswith(FIRST_PAIRS))
+    backbone, scorer, *_ = pair.split()
+    return guide in EVERYWHERE or (guide in QUICK and f"{backbone} {scorer}" in FIRST_PAIRS)
 
 
 PAIRS = [f"{name} {scorer}" for name, scorers in SETUPS.items() for scorer in scorers]
-FIRST_PAIRS = tuple(f"{name} {own[0]}" for name, own in SETUPS.items() if name.startswith("tiny-"))
+FIRST_PAIRS = [f"{name} {own[0]}" for name, own in SETUPS.items() if name.startswith("tiny-")]
 # Every adapter on every backbone, and every scorer: neither knows of the other.
 ADAPTED = [
     *(f"{name} {scorers[0]} {adapter}" for name, scorers in SETUPS.items() for adapter in ADAPTERS),

@@ -96,10 +96,12 @@ class Method:
 
 
 FIXED = ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), Normal(0.3), kl_weight=1.0)
+# The mode is to be sharp: what surrounds it is what makes predictions less sure.
+SHARP = ModelSettings(kl_weight=0.1)
 METHODS: dict[type[Family], Method] = {
     MeanField: Method(fit_svi, ModelSettings(), Priors.PROPER),
-    Laplace: Method(fit_laplace, FIXED, Priors.PROPER_FIXED),
-    DiagonalLaplace: Method(fit_laplace, FIXED, Priors.PROPER_FIXED),
+    Laplace: Method(fit_laplace, SHARP, Priors.PROPER_FIXED),
+    DiagonalLaplace: Method(fit_laplace, SHARP, Priors.PROPER_FIXED),
     MAP: Method(fit_svi, FIXED, Priors.FIXED),
     MLE: Method(fit_svi, FLAT, Priors.NONE),
     LowRank: Method(fit_svi, ModelSettings(), Priors.PROPER),
