@@ -8,16 +8,15 @@ defaults. Steps of all take turns, so a machine that slows down slows all; figur
 """
 
 import argparse
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import describe_run, write_json
-from train_step import DEVICE, Step, batch, ours, peft_lora
+from timing import DEVICE, Step, in_turns
+from train_step import batch, ours, peft_lora
 
 from bayes_lora.adapters import ADAPTERS, PeftTensors
 from bayes_lora.backbone import load_backbone
@@ -42,8 +41,6 @@ def make_step(name: str) -> Step:
         module(labels=labels, **inputs)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
 
     return step
 
@@ -54,22 +51,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     arguments = parser.parse_args()
     work = {name: make_step(name) for name in (PEFT, *OURS)}
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for round_ in range(arguments.steps + WARM_UP):
-        for name, step in work.items():
-            started = time.perf_counter()
-            step()
-            if round_ >= WARM_UP:
-                seconds[name].append(time.perf_counter() - started)
+    times = in_turns(work, arguments.steps, WARM_UP)
     results = describe_run() | {"device": DEVICE, "draws": DRAWS}
-    base, backbone = statistics.median(seconds[PEFT]), load_backbone("minilm")
-    for name, values in seconds.items():
+    base, backbone = times[PEFT].median, load_backbone("minilm")
+    for name, own in times.items():
         results["results"][name] = {
             "adapter": repr(OURS[name]) if name in OURS else "LoraConfig(r=8)",
             "parameters": parameters(OURS[name if name in OURS else "lora"], backbone),
-            "median_seconds": statistics.median(values),
-            "time_over_peft": statistics.median(values) / base,
-            "seconds": values,
+            "median_seconds": own.median,
+            "time_over_peft": own.median / base,
+            "seconds": own.wall,
         }
         row = results["results"][name]
         print(f"{name:14} {row['parameters']:9,} parameters  x {row['time_over_peft']:.2f}")

@@ -12,9 +12,8 @@ Both are given, as ratios of medians, and as medians of each turn's ratios.
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import describe_run, write_json
-from train_step import DEVICE, RANK, ROWS, TOKENS, Step, make_step
+from timing import DEVICE, Step, Times, in_turns
+from train_step import RANK, ROWS, TOKENS, make_step
 
 from bayes_lora import LoRA, Task, load_backbone, unlabelled
 from bayes_lora.adapters import Adapter, KronA
@@ -51,49 +51,10 @@ SIMULATED_ROWS, COORDINATES = 10_000, (4, 16)
 PREDICTED_ROWS, DRAWS = 32, 10
 
 
-@dataclass
-class Times:
-    """Seconds of something that was done several times."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    def take(self, step: Step) -> None:
-        """Do it once more."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        step()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        self.wall.append(time.perf_counter() - wall)
-        self.cpu.append(time.process_time() - cpu)
-
-    def beside(self, other: "Times") -> dict[str, float]:
-        """Compare with what took turns with it."""
-        found = {}
-        for name, own, base in (("wall", self.wall, other.wall), ("cpu", self.cpu, other.cpu)):
-            found[name] = statistics.median(own) / statistics.median(base)
-            found[f"{name}_paired"] = statistics.median(
-                a / b for a, b in zip(own, base, strict=True)
-            )
-        return found
-
-
-def in_turns(work: Mapping[str, Step], rounds: int, warm_up: int = 2) -> dict[str, Times]:
-    """Time steps that take turns."""
-    times = {name: Times() for name in work}
-    for _ in range(warm_up):
-        for step in work.values():
-            step()
-    for _ in range(rounds):
-        for name, step in work.items():
-            times[name].take(step)
-    return times
-
-
 def compared(times: Mapping[str, Times], bases: Sequence[str]) -> dict[str, Any]:
     """Describe times, and each one's ratio to some of them."""
     return {
-        name: {"median_seconds": statistics.median(own.wall)}
+        name: {"median_seconds": own.median}
         | {f"over {base}": own.beside(times[base]) for base in bases}
         | {"seconds": own.wall, "cpu_seconds": own.cpu}
         for name, own in times.items()

@@ -14,11 +14,9 @@ resident set of a process of its own (with a CUDA device: the allocator's peak);
 import argparse
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import describe_run, write_json
-from train_step import DEVICE, peft_lora
+from timing import DEVICE, Step, Times, in_turns
+from train_step import peft_lora
 
 from bayes_lora import Task, load_backbone
 from bayes_lora.adapters import LoRA
@@ -40,7 +39,6 @@ from bayes_lora.scorers import make_scorer
 TASKS, SUPPORT, QUERY, TOKENS, STEPS = 8, 16, 16, 32, 5
 OPTIONS = ("yes", "no")
 SCORERS = ("similarity", "discriminant")
-Step = Callable[[], None]
 
 
 def make_tasks(count: int) -> list[Task]:
@@ -81,7 +79,6 @@ def meta_step(scorer: str) -> Step:
             module(batch)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-        synchronize()
 
     return step
 
@@ -101,27 +98,8 @@ def peft_steps(scorer: str) -> Step:
             model(input_ids=given, attention_mask=mask, labels=labels[:count])["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
-        synchronize()
 
     return step
-
-
-def synchronize() -> None:
-    """Wait for the device."""
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-
-
-def time_in_turns(work: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Time steps that take turns, after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(rounds + 1):
-        for name, step in work.items():
-            started = time.perf_counter()
-            step()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def peak(name: str, scorer: str, count: int) -> float:
@@ -150,17 +128,17 @@ def measure_peak(name: str, scorer: str, count: int) -> float:
     return float(subprocess.check_output(command, text=True).split()[-1])
 
 
-def adaptation(rounds: int) -> dict[str, list[float]]:
+def adaptation(rounds: int) -> dict[str, Times]:
     """Time adapting to a new task with 16 rows a class, by each amortization."""
     tasks, backbone = make_tasks(3), load_backbone("minilm")
-    seconds = {}
+    times = {}
     for kind in ("gradient", "encoder"):
         settings = MetaSettings(amortization=kind, max_steps=1, tasks_per_step=2)
         learned = meta_fit(tasks[:2], backbone, settings=settings)
         support = tasks[2].examples[: 2 * SUPPORT]
-        step = {"adapt": lambda learned=learned, support=support: learned.adapt(support)}
-        seconds[kind] = time_in_turns(step, rounds)["adapt"]
-    return seconds
+        step = {"adapt": partial(learned.adapt, support)}
+        times[kind] = in_turns(step, rounds, warm_up=1)["adapt"]
+    return times
 
 
 def main() -> None:
@@ -183,12 +161,13 @@ def main() -> None:
         found[f"memory, {count} tasks"] = {"peak_mib": mib, "over_peft": mib / base}
     for scorer in SCORERS:
         work = {"meta-step": meta_step(scorer), "peft": peft_steps(scorer)}
-        seconds = time_in_turns(work, arguments.rounds)
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        ratio = medians["meta-step"] / medians["peft"]
-        found[f"meta-step, {scorer}"] = {"over_peft": ratio, "seconds": seconds}
-    for kind, values in adaptation(arguments.rounds).items():
-        found[f"adapt, {kind}"] = {"median_seconds": statistics.median(values), "seconds": values}
+        times = in_turns(work, arguments.rounds, warm_up=1)
+        found[f"meta-step, {scorer}"] = {
+            "over_peft": times["meta-step"].median / times["peft"].median,
+            "seconds": {name: own.wall for name, own in times.items()},
+        }
+    for kind, own in adaptation(arguments.rounds).items():
+        found[f"adapt, {kind}"] = {"median_seconds": own.median, "seconds": own.wall}
     write_json(results, arguments.out)
     for name, row in found.items():
         print(name, {key: round(value, 3) for key, value in row.items() if key != "seconds"})

@@ -15,10 +15,7 @@ Every comparison's sides take turns in one process; times are medians.
 """
 
 import argparse
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import describe_run, write_json
+from timing import DEVICE, Step, in_turns
 
 from bayes_lora import LoRA, Posterior, Task, load_backbone, unlabelled
 from bayes_lora.backbone import Backbone
@@ -43,7 +41,6 @@ from bayes_lora.scorers import Likelihood, Row
 
 LABELS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 ROWS, WORDS, PROMPTS, PROMPT_TOKENS, OPTIONS, OPTION_TOKENS = 1000, 62, 32, 128, 4, 3
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VOCABULARY = [
     "time",
     "people",
@@ -59,23 +56,15 @@ VOCABULARY = [
     "state",
     "family",
 ]
-Work = Callable[[], object]
 
 
-def in_turns(sides: dict[str, Work], rounds: int) -> dict[str, Any]:
-    """Run the sides in turns, after one round to warm up; medians, and ratios to the last side."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for round_ in range(rounds + 1):
-        for name, work in sides.items():
-            started = time.perf_counter()
-            work()
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-            if round_:
-                seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+def beside_last(sides: dict[str, Step], rounds: int) -> dict[str, Any]:
+    """Run the sides in turns; medians, and ratios to the last side."""
+    times = in_turns(sides, rounds, warm_up=1)
+    medians = {name: own.median for name, own in times.items()}
     base = list(medians.values())[-1]
     ratios = {name: value / base for name, value in medians.items()}
+    seconds = {name: own.wall for name, own in times.items()}
     return {"median_seconds": medians, "over_plain": ratios, "seconds": seconds}
 
 
@@ -111,7 +100,7 @@ def similarity(rounds: int) -> dict[str, Any]:
             [*texts, *(LABELS * ROWS)], show_progress_bar=False
         ),
     }
-    return counted | in_turns(sides, max(1, rounds // 2))
+    return counted | beside_last(sides, max(1, rounds // 2))
 
 
 def llama() -> tuple[LlamaForCausalLM, Backbone]:
@@ -132,7 +121,7 @@ def llama() -> tuple[LlamaForCausalLM, Backbone]:
     return model, backbone
 
 
-def flops(work: Work) -> tuple[int, int]:
+def flops(work: Step) -> tuple[int, int]:
     """Count the head's floating-point operations, and all of them."""
     with FlopCounterMode(display=False) as counter:
         work()
@@ -168,7 +157,7 @@ def likelihood(rounds: int, option_tokens: int) -> dict[str, Any]:
     with torch.inference_mode():
         difference = (ours().softmax(-1) - plain().softmax(-1)).abs().max().item()
         (our_head, our_all), (plain_head, plain_all) = flops(ours), flops(plain)
-        timed = in_turns({"ours": ours, "plain": plain}, rounds)
+        timed = beside_last({"ours": ours, "plain": plain}, rounds)
     return {
         "largest_difference_of_probabilities": difference,
         "head_flops_over_plain": our_head / plain_head,
@@ -198,10 +187,10 @@ def step(rounds: int) -> dict[str, Any]:
         "similarity, 6 labels but for one row with 250": make_step([many, rest], "similarity"),
         "class head": make_step([labelled], "class-head"),
     }
-    return in_turns(sides, rounds)
+    return beside_last(sides, rounds)
 
 
-def make_step(tasks: list[Task], scorer: str) -> Work:
+def make_step(tasks: list[Task], scorer: str) -> Step:
     backbone = load_backbone("minilm").to(DEVICE)
     chosen = DEFAULTS["mean-field"]
     config = make_config(

@@ -11,11 +11,8 @@ own for each variant. With a CUDA device both run there, and memory is the alloc
 import argparse
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +21,7 @@ from transformers import AutoModelForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import describe_run, write_json
+from timing import DEVICE, Step, in_turns
 
 from bayes_lora import LoRA, Task, load_backbone, unlabelled
 from bayes_lora.adapters import Adapter
@@ -34,9 +32,7 @@ from bayes_lora.inference.svi import SVIModule
 from bayes_lora.scorers import Row
 
 ROWS, TOKENS, RANK, MEMORY_STEPS = 32, 64, 8, 6
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VARIANTS = {"peft-lora": 0, "mean-field G=1": 1, "mean-field G=8": 8, "mean-field G=32": 32}
-Step = Callable[[], None]
 
 
 def batch() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -61,8 +57,6 @@ def make_step(variant: str, backbone: str) -> Step:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
 
     return step
 
@@ -95,18 +89,6 @@ def ours(
     return SVIModule(model, guide, draws), config.scorer.collate(loaded, rows, groups=draws)
 
 
-def time_steps(backbone: str, steps: int) -> dict[str, list[float]]:
-    work = {variant: make_step(variant, backbone) for variant in VARIANTS}
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    for round_ in range(steps + 3):  # three to warm up
-        for variant, step in work.items():
-            started = time.perf_counter()
-            step()
-            if round_ >= 3:
-                seconds[variant].append(time.perf_counter() - started)
-    return seconds
-
-
 def peak_memory(variant: str, backbone: str) -> float:
     """Run a few steps in this process and return its peak, in MiB."""
     step = make_step(variant, backbone)
@@ -137,16 +119,15 @@ def main() -> None:
     results = describe_run() | {"rows": ROWS, "tokens": TOKENS, "rank": RANK, "device": DEVICE}
     # Memory first: a process starts with its parent's peak for its own.
     peaks = {variant: measure_memory(variant, arguments.backbone) for variant in VARIANTS}
-    seconds = time_steps(arguments.backbone, arguments.steps)
-    base = statistics.median(seconds["peft-lora"])
-    for variant, values in seconds.items():
+    work = {variant: make_step(variant, arguments.backbone) for variant in VARIANTS}
+    times = in_turns(work, arguments.steps, warm_up=3)
+    base = times["peft-lora"]
+    for variant, own in times.items():
         results["results"][variant] = {
-            "median_seconds": statistics.median(values),
-            "time_over_peft": statistics.median(values) / base,
-            "paired_ratio": statistics.median(
-                a / b for a, b in zip(values, seconds["peft-lora"], strict=True)
-            ),
-            "seconds": values,
+            "median_seconds": own.median,
+            "time_over_peft": own.beside(base)["wall"],
+            "paired_ratio": own.beside(base)["wall_paired"],
+            "seconds": own.wall,
             "peak_mib": peaks[variant],
             "memory_over_peft": peaks[variant] / peaks["peft-lora"],
         }
