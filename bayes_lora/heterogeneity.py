@@ -11,12 +11,12 @@ import numpy as np
 
 from bayes_lora.data import Example
 from bayes_lora.errors import ConfigError, check_seed
-from bayes_lora.guides import GUIDES, LevelNormals, MeanField
+from bayes_lora.guides import LevelNormals, MeanField
 from bayes_lora.inference.levels import MEASURED
 from bayes_lora.inference.linearise import Linearised, linearise
+from bayes_lora.inference.methods import guide_name
 from bayes_lora.level_effect import LevelEffect
 from bayes_lora.level_view import Array, LevelView, Mask, array, centred
-from bayes_lora.named import name_of
 from bayes_lora.posterior import Posterior
 from bayes_lora.run_config import PosteriorConfig
 from bayes_lora.scorers import LabelledRows, check_scorable
@@ -139,7 +139,7 @@ def check_levels(config: PosteriorConfig) -> None:
         )
     if not isinstance(config.guide, MeanField):
         raise ConfigError(
-            f"The guide {name_of(config.guide, GUIDES)!r} has points, which do not say how sure "
+            f"The guide {guide_name(config.guide)!r} has points, which do not say how sure "
             "they are of a level: fit with the guide 'mean-field'."
         )
 

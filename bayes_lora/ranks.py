@@ -13,9 +13,9 @@ from torch import Tensor
 from bayes_lora.adapters import LoRA, LoRAStart
 from bayes_lora.backbone.targets import LayerGroup
 from bayes_lora.errors import UnsupportedError
-from bayes_lora.guides import GUIDES, MeanFieldGuide
+from bayes_lora.guides import MeanFieldGuide
+from bayes_lora.inference.methods import guide_name
 from bayes_lora.model import parameter_name
-from bayes_lora.named import name_of
 from bayes_lora.posterior import Posterior
 
 DRAWS = 16  # to measure the noise with
@@ -118,7 +118,7 @@ def _adapter(posterior: Posterior) -> LoRA:
     raise UnsupportedError(
         "A rank is counted of one LoRA for all rows alike, without a PiSSA start and with the "
         f"guide mean-field; this run has {', '.join(kinds) or 'no adapter'} and "
-        f"the guide {name_of(posterior.config.guide, GUIDES)}."
+        f"the guide {guide_name(posterior.config.guide)}."
     )
 
 

@@ -23,7 +23,7 @@ class Guide(nn.Module, ABC):
     """
 
     most_draws: int | None = None  # how many draws differ; None: all
-
+    symmetric = False  # whether a draw's mirror image, across the mean, is as likely
     loc: nn.ParameterDict  # of a family whose mean it is
 
     def __init__(self, model: BayesianModel) -> None:
@@ -74,11 +74,6 @@ class Guide(nn.Module, ABC):
     def random(self) -> bool:
         """Whether draws differ."""
         return self.most_draws != 1
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether a draw's mirror image, on the other side of the mean, is as likely."""
-        return False
 
     @property
     def closed(self) -> frozenset[str]:

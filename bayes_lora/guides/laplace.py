@@ -72,6 +72,8 @@ class LaplaceGuide(Guide):
         ConfigError: No site is left that could be random.
     """
 
+    symmetric = True
+
     def __init__(self, model: BayesianModel, layers: int | None) -> None:
         super().__init__(model)
         self._first = _first_random(self.sites, layers)
@@ -93,11 +95,6 @@ class LaplaceGuide(Guide):
     def first_random(self) -> dict[str, int]:
         """Those of the last layers, and the head."""
         return self._first
-
-    @property
-    def symmetric(self) -> bool:
-        """It is."""
-        return True
 
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; points are Deltas."""

@@ -54,6 +54,8 @@ class LowRankGuide(Guide):
             the same in every fit.
     """
 
+    symmetric = True
+
     def __init__(self, model: BayesianModel, rank: int, initial_scale: float) -> None:
         super().__init__(model)
         self.rank = rank
@@ -67,11 +69,6 @@ class LowRankGuide(Guide):
             self.log_scale[key] = nn.Parameter(torch.full_like(start, math.log(scale)))
             noise = torch.randn(rank, *site.shape, generator=generator).to(start)
             self.factor[key] = nn.Parameter(FACTOR_START * scale / math.sqrt(rank) * noise)
-
-    @property
-    def symmetric(self) -> bool:
-        """It is."""
-        return True
 
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; reparameterised, so gradients reach loc, F and scale."""

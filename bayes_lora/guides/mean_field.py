@@ -46,6 +46,8 @@ class NormalsGuide(Guide):
         normal: The sites that are Normal.
     """
 
+    symmetric = True
+
     def __init__(self, model: BayesianModel, initial_scale: float, normal: Collection[str]) -> None:
         super().__init__(model)
         self.normal = [name for name in self.sites if name in normal]
@@ -57,11 +59,6 @@ class NormalsGuide(Guide):
             site = self.sites[name]
             log_scale = torch.full_like(site.start, math.log(initial_scale * site.unit))
             self.log_scale[parameter_name(name)] = nn.Parameter(log_scale)
-
-    @property
-    def symmetric(self) -> bool:
-        """It is."""
-        return True
 
     def sample_sites(self) -> dict[str, Tensor]:
         """Sample every site; reparameterised, so gradients reach loc and scale."""

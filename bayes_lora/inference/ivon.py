@@ -82,6 +82,7 @@ class _Deviations(Guide):
     def __init__(self, model: BayesianModel, posterior: MeanFieldGuide) -> None:
         super().__init__(model)
         self.posterior = posterior
+        self.symmetric = posterior.symmetric
         self.deviation = nn.ParameterDict(
             {parameter_name(n): torch.zeros_like(s.start) for n, s in self.sites.items()}
         )
@@ -106,11 +107,6 @@ class _Deviations(Guide):
     def divergence(self, prior: Callable[[str], dist.TorchDistribution]) -> Tensor | float:
         """Return the posterior's, for the progress: it has no gradient."""
         return self.posterior.divergence(prior)
-
-    @property
-    def symmetric(self) -> bool:
-        """As the posterior."""
-        return self.posterior.symmetric
 
     def draw(self, number: int) -> dict[str, Tensor]:
         """Draw from the posterior, for the evaluation on dev rows."""

@@ -214,8 +214,7 @@ def of_population(posterior: Posterior) -> Predict:
 def of_levels(posterior: Posterior) -> Learned:
     """Ask with the rows' levels; one that training did not see is a draw from the prior."""
     found = {"KL weight": posterior.model.kl_weight, "spread": spread(posterior)}
-    found |= _steps(posterior)
-    return Learned(_asks(posterior, unknown="prior"), found)
+    return Learned(_asks(posterior, unknown="prior"), found | _steps(posterior))
 
 
 def _steps(posterior: Posterior) -> dict[str, int]:

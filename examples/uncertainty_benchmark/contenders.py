@@ -111,10 +111,10 @@ class Fitted:
 
     def predict(self, task: Task, seed: int) -> Predictions:
         """Answer rows."""
-        how: dict[str, Any] = {"linearised": True} if self.contender.linearised else {}
-        how |= {} if self.contender.linearised else {"draws": self.contender.draws}
+        kind = self.contender
+        how: dict[str, Any] = {"linearised": True} if kind.linearised else {"draws": kind.draws}
         predictions = self.posterior.predict(task.examples, seed=seed, **how)
-        if not self.contender.temperature:
+        if not kind.temperature:
             return predictions
         assert self.held is not None
         own = self.posterior.predict(self.held.examples, seed=seed, **how).probabilities
