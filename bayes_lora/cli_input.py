@@ -60,21 +60,23 @@ def read_data(
 
 def load_named(name: str, arguments: argparse.Namespace) -> Backbone:
     """Load a backbone with the command's flags."""
-    dtype = DTYPES[arguments.dtype or "float32"]
     targets = _targets(getattr(arguments, "targets", None))
-    return load_backbone(name, targets=targets, dtype=dtype, max_length=arguments.max_length or 256)
+    return load_backbone(name, targets=targets, **_reading(arguments))
 
 
 def load_adapted(arguments: argparse.Namespace) -> Backbone:
     """Load what ``fit`` is to adapt: a backbone, or one that PEFT has adapted."""
     if arguments.from_peft is None:
         return load_named(arguments.model or MINILM, arguments)
-    return load_peft(
-        arguments.from_peft,
-        arguments.model,
-        dtype=DTYPES[arguments.dtype or "float32"],
-        max_length=arguments.max_length or 256,
-    )
+    return load_peft(arguments.from_peft, arguments.model, **_reading(arguments))
+
+
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say how a backbone is to read: its precision, and how much of a text."""
+    return {
+        "dtype": DTYPES[arguments.dtype or "float32"],
+        "max_length": arguments.max_length or 256,
+    }
 
 
 def given(make: Any, arguments: argparse.Namespace, names: Sequence[str]) -> Any:

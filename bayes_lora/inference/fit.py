@@ -12,7 +12,7 @@ from bayes_lora.adapters import Adapter
 from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Kind, Task, check_attributes, level_of, levels_of
 from bayes_lora.errors import DataWarning, InputDataError
-from bayes_lora.guides import Family, MeanField
+from bayes_lora.guides import Family, Guide, MeanField
 from bayes_lora.inference.attributes import AttributeSettings
 from bayes_lora.inference.levels import fit_levels
 from bayes_lora.inference.methods import METHODS, family_of, guide_name
@@ -93,9 +93,7 @@ def fit(
     tasks, dev = tuple(tasks), tuple(dev)
     settings = settings or FitSettings()
     chosen = model_settings or method.settings
-    views = attributes
-    if not isinstance(views, AttributeSettings):
-        views = AttributeSettings((views,) if isinstance(views, str) else tuple(views))
+    views = _attribute_settings(attributes)
     views.check(family)
     method.check(name, chosen, adapter)
     check_trainable(tasks)
@@ -119,32 +117,47 @@ def fit(
     running = Running(name, progress, Path(resumable) if resumable is not None else None)
     if running.folder is not None:
         claim(running.folder, config, backbone, [train] + ([dev_rows] if dev_rows else []))
-    method.run(
-        model,
-        fitted,
-        train,
-        settings,
-        family=family,
-        dev=dev_rows,
-        running=running,
-    )
+    method.run(model, fitted, train, settings, family=family, dev=dev_rows, running=running)
     if views.columns and isinstance(family, MeanField):
-        with tqdm(total=len(train), desc="levels", disable=not running.progress) as bar:
-            fit_levels(model, fitted, train, seed=settings.seed, progress=bar.update)
+        _fit_deviations(model, fitted, train, settings, running)
         config = replace(config, coordinates={n: e.width for n, e in model.by_level.items()})
     coarse = None
     if views.separation:
-        coarse = copy.deepcopy(fitted)
         alone = replace(settings, max_steps=views.separation)
-        fit_svi(
-            model,
-            coarse,
-            train,
-            alone,
-            running=replace(running, label="separation"),
-            levels=False,
-        )
+        coarse = _fit_separately(model, fitted, train, alone, running)
     return Posterior(model, fitted, config, coarse)
+
+
+def _attribute_settings(attributes: AttributeSettings | Sequence[str]) -> AttributeSettings:
+    if isinstance(attributes, AttributeSettings):
+        return attributes
+    return AttributeSettings((attributes,) if isinstance(attributes, str) else tuple(attributes))
+
+
+def _fit_deviations(
+    model: BayesianModel,
+    guide: Guide,
+    train: LabelledRows,
+    settings: FitSettings,
+    running: Running,
+) -> None:
+    """Fit all levels' deviations around a population that stays as it is."""
+    with tqdm(total=len(train), desc="levels", disable=not running.progress) as bar:
+        fit_levels(model, guide, train, seed=settings.seed, progress=bar.update)
+
+
+def _fit_separately(
+    model: BayesianModel,
+    guide: Guide,
+    train: LabelledRows,
+    settings: FitSettings,
+    running: Running,
+) -> Guide:
+    """Let a copy of the population go on without levels: M2A's separation stage."""
+    coarse = copy.deepcopy(guide)
+    running = replace(running, label="separation")
+    fit_svi(model, coarse, train, settings, running=running, levels=False)
+    return coarse
 
 
 def make_config(
