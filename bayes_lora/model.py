@@ -16,8 +16,9 @@ from bayes_lora.effects import Effect, Pooled, Prior, PriorModule
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion, fused
 from bayes_lora.level_effect import LevelBatch, LevelEffect, LevelRows
+from bayes_lora.reconstruction import log_likelihood
 from bayes_lora.scorers import Batch, Scorer
-from bayes_lora.terms import Terms, observe_terms
+from bayes_lora.terms import Terms, divergence
 
 HEAD = "head"
 
@@ -147,7 +148,7 @@ class BayesianModel(nn.Module):
         with tempering, pyro.plate("rows", self.num_rows, subsample=rows, dim=-1):
             pyro.sample("label", self.scorer.label_distribution(logits), obs=labels)
             if labels is not None:
-                observe_terms(self, batch, labels, logits, flat, own)
+                self._observe_terms(batch, labels, logits, flat, own)
         return logits
 
     def prior(self, site: str) -> pyro.distributions.TorchDistribution:
@@ -187,6 +188,24 @@ class BayesianModel(nn.Module):
 
         logits = fused(self.fusion, run, levels or {})
         return logits * self.factor(levels) if levels else logits
+
+    def _observe_terms(
+        self,
+        batch: Batch,
+        labels: Tensor,
+        logits: Tensor,
+        values: Mapping[str, Tensor],
+        levels: Mapping[str, LevelRows],
+    ) -> None:
+        """Observe what M2A's loss has beside the labels: ``TERM_SITES`` names them."""
+        if self.terms.reconstruction:
+            with self.under(values, levels):
+                tokens = log_likelihood(self.backbone, batch).view(logits.shape[:-1])
+            pyro.factor("tokens", self.terms.reconstruction * tokens)
+        if self.terms.distillation and levels:
+            coarse = self.logits(batch, values).view_as(logits)
+            pyro.sample("coarse-label", self.scorer.label_distribution(coarse), obs=labels)
+            pyro.factor("distillation", -divergence(logits, coarse))
 
     def factor(self, effects: Iterable[str]) -> Tensor:
         """How much further apart logits are given levels of these effects than without."""
