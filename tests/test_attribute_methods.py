@@ -295,7 +295,6 @@ def test_means_are_over_seeds_and_differences_over_rows(
     ("arguments", "said"),
     [
         (["yelp", "--methods", "own-lora"], "own-lora is not for yelp"),
-        (["four-authors", "--shuffle"], "--shuffle is for yelp, fdu-mtl"),
         (["fdu-mtl", "--sizes", "some"], "invalid size"),
     ],
 )

@@ -100,8 +100,6 @@ def check(parser: argparse.ArgumentParser, name: str, arguments: argparse.Namesp
     for method in arguments.methods or ():
         if method not in methods_of(name):
             parser.error(f"{method} is not for {name}: choose from {', '.join(methods_of(name))}")
-    if arguments.shuffle and name not in SIZES:
-        parser.error(f"--shuffle is for {', '.join(SIZES)}")
 
 
 @cache
@@ -136,11 +134,12 @@ def run_method(method: str, given: Given, test: Task, out: Path) -> None:
 
 def run_noise(name: str, data: Path, out: Path) -> None:
     """Shuffle the attributes of ever more training rows, around one population."""
-    paths = {share: path_of(out, name, SIZES[name], SEED, f"shuffle-{share:g}") for share in SHARES}
+    size = SIZES.get(name)
+    paths = {share: path_of(out, name, size, SEED, f"shuffle-{share:g}") for share in SHARES}
     missing = [share for share, path in paths.items() if read_result(path) is None]
     if not missing:
         return
-    given, test = read_given(name, data, SIZES[name], SEED, backbone())
+    given, test = read_given(name, data, size, SEED, backbone())
     fitted = fit_with_levels(given)
     judged = judge(of_population(fitted)(test.examples), test, given.labelled, given.group)
     for share in missing:

@@ -25,9 +25,8 @@ def tables(out: Path, name: str, sizes: Sequence[int | None]) -> str:
         pairs = pairs_of(out, name, size)
         for attribute in pairs[0][0]["spread"] if pairs else ():
             parts[f"{where}, by {attribute}"] = level_table(attribute, pairs)
-    if name in SIZES:
-        where = f"{name}, {size_name(SIZES[name])}, attributes shuffled"
-        parts[where] = noise_table(out, name, SIZES[name])
+    size = SIZES.get(name)
+    parts[f"{name}, {size_name(size)}, attributes shuffled"] = noise_table(out, name, size)
     return "\n".join(line for title in parts for line in (f"### {title}", "", *parts[title], ""))
 
 
