@@ -29,6 +29,7 @@ from bayes_lora.adapters import (
 from bayes_lora.data import Example, Kind
 from bayes_lora.errors import RunFolderError
 from bayes_lora.guides import GUIDES, NUTS, SVGD, DeepEnsemble, Family, sample
+from bayes_lora.inference import training_free
 from bayes_lora.inference.progress import ELBOProgress
 from bayes_lora.inference.svi import DEV_DRAWS, SVIModule, SVITrainer
 from bayes_lora.predict import predict
@@ -162,6 +163,12 @@ class Setup:
 
     def rows(self, posterior: Posterior) -> list[Row]:
         return posterior.config.scorer.rows(posterior.model.backbone, self.examples)
+
+
+@pytest.fixture(autouse=True)
+def coarse_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training-free search passes over the rows again and again: here two passes do."""
+    monkeypatch.setattr(training_free, "STEPS", 2)
 
 
 @pytest.fixture(params=PAIRS)
