@@ -84,7 +84,8 @@ class LevelProblem:
         self.rows = scorer.rows(self.backbone, unlabelled(texts, scorer.options))
         self.batch = scorer.collate(self.backbone, self.rows)
         self.offsets, self.design = self._closed_form(scorer)
-        self.truth = spread * torch.randn(users, WIDTH).double()
+        truth = spread * torch.randn(users, WIDTH).double()
+        self.truth = truth - truth.mean(0)  # the population has learned what all have in common
         self.labels = torch.multinomial(self.logits_at(self.truth).softmax(-1), 1)[:, 0]
 
     def logits_at(self, weights: Tensor) -> Tensor:

@@ -192,6 +192,44 @@ def _exact_levels(data: Simulated, tau: float, points: int) -> tuple[Tensor, Ten
     return means, (weights @ grid.square() - means.square()).sqrt()
 
 
+class _ExactMean:
+    """The posterior of one coordinate's levels with a mean, on grids of levels and means."""
+
+    def __init__(self, data: Simulated) -> None:
+        (own,) = data.attributes
+        self.points = torch.linspace(-8, 8, 801, dtype=torch.float64)  # in units of shape
+        self.means = torch.linspace(-4, 4, 81, dtype=torch.float64)
+        self.of_rows = _log_likelihoods(data, self.points.unsqueeze(1) * own.shape)
+        self.own = own
+
+    def at(self, tau: float) -> Tensor:
+        """Log density of levels, means and labels, ``[L, means, points]``, but for a constant."""
+        distance = (self.points - self.means.unsqueeze(1)) / tau
+        return self.of_rows.unsqueeze(1) - distance.square() / 2 - np.log(tau)
+
+    def of_means(self, tau: float) -> Tensor:
+        """Log density of means and labels."""
+        prior = -(self.means / self.own.mean_scale).square() / 2
+        return self.at(tau).logsumexp(2).sum(0) + prior
+
+    def taus(self) -> tuple[float, float, float]:
+        """Two ends of the central 95 % of tau's posterior, and its median between them."""
+        taus = np.geomspace(0.03, LARGEST, 60)
+        log_density = np.array([float(self.of_means(tau).logsumexp(0)) for tau in taus])
+        log_density += -((taus / self.own.prior_scale) ** 2) / 2 + np.log(taus)
+        density = np.exp(log_density - log_density.max())
+        below = (np.cumsum(density) - density / 2) / density.sum()
+        low, median, high = np.interp([0.025, 0.5, 0.975], below, taus)
+        return low, median, high
+
+    def levels(self, tau: float) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the levels' deviations from the mean, ``[L]``."""
+        weights = self.at(tau).softmax(2) * self.of_means(tau).softmax(0)[None, :, None]
+        deviations = self.points - self.means.unsqueeze(1)  # in units of shape
+        mean = (weights * deviations).sum((1, 2))
+        return mean, ((weights * deviations.square()).sum((1, 2)) - mean.square()).sqrt()
+
+
 def _one_to_fifty_rows() -> Tensor:
     return torch.repeat_interleave(torch.arange(50), torch.arange(1, 51))
 
@@ -251,6 +289,45 @@ def test_levels_have_the_exact_means_and_deviations(width: int, options: int) ->
     assert (fitted.loc / unit - means).abs().max() < 0.2
     assert (fitted.loc / unit - means).square().mean().sqrt() < 0.07
     torch.testing.assert_close(fitted.scale / unit, deviations, atol=0.0, rtol=0.13)
+
+
+def _with_a_mean(seed: int, levels: int, rows: int, mean: float, tau: float) -> Simulated:
+    """Binary rows of levels that all deviate from the population in the same way, and by tau."""
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.arange(levels * rows) % levels
+    features = torch.randn(len(own), 2, 1, generator=generator, dtype=torch.float64)
+    shape = torch.ones(1, dtype=torch.float64)
+    true = mean + tau * torch.randn(levels, 1, generator=generator, dtype=torch.float64)
+    offsets = torch.randn(len(own), 2, generator=generator, dtype=torch.float64)
+    logits = offsets + (features * true[own].unsqueeze(1)).sum(2)
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    grouped = Grouped(features, own, levels, shape, PRIOR_SCALE, mean_scale=1.0)
+    return Simulated(offsets, labels, [grouped], [true])
+
+
+@pytest.mark.parametrize(
+    ("levels", "rows", "mean", "tau"),
+    [(4, 100, 1.0, 0.0), (4, 400, 1.0, 0.5), (16, 60, -0.7, 0.3), (50, 40, 0.5, 0.7)],
+)
+def test_what_levels_have_in_common_is_no_difference(
+    levels: int, rows: int, mean: float, tau: float
+) -> None:
+    """tau, the levels and their widths are those of the exact posterior over mean and levels."""
+    data = _with_a_mean(7, levels, rows, mean, tau)
+    exact = _ExactMean(data)
+    (fitted,) = data.fit()
+    low, median, high = exact.taus()
+    errors = np.subtract((*fitted.interval, fitted.tau), (low, high, median))
+    assert np.abs(errors).max() < 0.15 * (high - low)
+    means, deviations = exact.levels(fitted.tau)
+    assert ((fitted.loc[:, 0] - means) / deviations).abs().max() < 0.3
+    torch.testing.assert_close(fitted.scale[:, 0], deviations, atol=0.0, rtol=0.13)
+
+
+def test_without_a_mean_what_levels_have_in_common_makes_tau_large() -> None:
+    data = _with_a_mean(7, 4, 400, 1.0, 0.0)
+    assert data.fit()[0].tau < 0.2
+    assert data.grouped(0, mean_scale=0.0).fit()[0].tau > 0.5
 
 
 @pytest.mark.parametrize("case", [*CASES])

@@ -18,6 +18,7 @@ from bayes_lora.scorers import LabelledRows
 
 MEASURED = 256  # rows of which directions are measured
 COUNTS = (1, 4, 16, 64)  # of directions, to choose from
+MEAN_SCALE = 1.0  # of what levels have in common, in nats of a logit
 ROUNDS, TOLERANCE = 5, 0.01  # of the factor of the population's logits
 MOST_ENTRIES = 2**26  # of all levels' precision matrices: fewer directions for 100,000 levels
 
@@ -84,7 +85,7 @@ def _grouped(effect: LevelEffect, rows: Linearised, levels: Tensor, name: str) -
         features = rows.features[name][..., :count]
         shape = torch.full((count,), 1 / _root_mean_square(features, rows.offsets))
         scale = effect.prior_settings.scale if isinstance(effect.prior_settings, Pooled) else 1.0
-        choices.append(Grouped(features, levels, number, shape, scale))
+        choices.append(Grouped(features, levels, number, shape, scale, MEAN_SCALE))
     found = [evidence(rows.offsets, rows.labels, choice) for choice in choices]
     return choices[int(np.argmax(found))]
 

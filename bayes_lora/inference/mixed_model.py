@@ -1,10 +1,12 @@
 """A multinomial logistic mixed model with given features: levels' posteriors and their spreads.
 
 The logits of row i are ``offset_i + sum over attributes a of features_ai z_a[level of i]``, and
-``z_a`` of every level is Normal(0, (tau_a * shape_a)^2). Fitted by penalised quasi-likelihood
-(Breslow & Clayton 1993, JASA 88): logits are linearised at the present deviations, where the
-model is Gaussian and everything is algebra, until they move no more. tau's posterior is computed
-on a grid, from the marginal likelihood of the attribute's rows.
+``z_a`` of every level is Normal(mu_a, (tau_a * shape_a)^2): mu_a is what all levels have in common,
+and is not to be taken for a difference. Fitted by penalised quasi-likelihood (Breslow & Clayton
+1993, JASA 88): logits are linearised at the present deviations, where the model is Gaussian and
+everything is algebra, until they move no more. tau's posterior is computed on a grid, from the
+marginal likelihood of the attribute's rows, with mu_a integrated out (restricted likelihood:
+Patterson & Thompson 1971, Biometrika 58; by Laplace's method).
 """
 
 import math
@@ -16,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from torch import Tensor
+
+from bayes_lora.inference.common import Turned
 
 # tau, in nats of a logit; below the least an attribute is nothing, above the most no prior.
 GRID = np.geomspace(0.003, 5.0, 23)
@@ -38,6 +42,7 @@ class Grouped:
         number: Levels there are, L.
         shape: Standard deviations of the coordinates where tau is 1, ``[K]``.
         prior_scale: Of tau's half-normal prior.
+        mean_scale: Standard deviation, in units of ``shape``, of the mean's prior; 0: it is zero.
     """
 
     features: Tensor
@@ -45,6 +50,7 @@ class Grouped:
     number: int
     shape: Tensor
     prior_scale: float
+    mean_scale: float = 0.0
 
 
 @dataclass
@@ -52,15 +58,18 @@ class Fitted:
     """What is known of an attribute's levels; all in float64.
 
     Args:
-        loc: Posterior means of the levels' coordinates, ``[L, K]``.
+        mean: What all levels' coordinates have in common, ``[K]``.
+        loc: Posterior means of the levels' deviations from it, ``[L, K]``.
         scale: Their standard deviations, with those of the other coordinates and the other
             attributes integrated out, ``[L, K]``.
         tau: The spread's posterior median.
         interval: Its central 95 %.
         shape: Standard deviations of the coordinates where tau is 1, as given, ``[K]``.
-        evidence: Log density of the labels, at the best tau, over that of no spread at all.
+        evidence: Log density of the labels, at the best tau, over that of no spread at all (of a
+            mean alone).
     """
 
+    mean: Tensor
     loc: Tensor
     scale: Tensor
     tau: float
@@ -122,48 +131,51 @@ class _Solver:
     def improve(self, place: int, *, learn_tau: bool) -> float:
         """Learn one attribute's tau and levels; return how far coordinates moved, in nats."""
         own, fitted = self.attributes[place], self.fitted[place]
-        probabilities = (self.offsets + self._deviations()).softmax(-1)
+        probabilities = (self.offsets + self._means() + self._deviations()).softmax(-1)
         curvature = torch.diag_embed(probabilities) - probabilities.unsqueeze(
             2
         ) * probabilities.unsqueeze(1)
         residual = self.wanted - probabilities
         damping = self._damping(place, curvature)
         # To tau, other attributes are noise: their estimates go back into the residual.
-        pulled = self._deviations()
+        pulled = self._deviations() + _common(own, fitted)
         working = residual + _times(curvature, pulled)
         noisy = _information(own, lambda rows: damping[rows] @ curvature[rows])
+        turned = _turned(own, _by_level(own, _pulled_back(own, _times(damping, working))), noisy)
         if learn_tau:
-            score = _by_level(own, _pulled_back(own, _times(damping, working)))
-            fitted.tau, fitted.interval, fitted.evidence = self._spread(place, score, noisy)
+            fitted.tau, fitted.interval, fitted.evidence = self._spread(place, turned)
+        mean = turned.mean(fitted.tau).loc * own.shape
         # To the levels, they are known as well as their own posteriors say, and their means enter.
         information = _information(own, lambda rows: curvature[rows])
-        gradient = _by_level(own, _pulled_back(own, residual)) + _times(information, fitted.loc)
-        return self._settle(own, fitted, gradient, information, noisy)
+        there = fitted.loc - (mean - fitted.mean)
+        gradient = _by_level(own, _pulled_back(own, residual)) + _times(information, there)
+        moved = float(((mean - fitted.mean) / own.shape).abs().max())
+        fitted.mean = mean
+        fitted.scale = turned.scale(fitted.tau) * own.shape
+        return max(moved, self._settle(own, fitted, gradient, information))
+
+    def _means(self) -> Tensor:
+        """What is common to all levels adds to the rows' logits at present, ``[N, options]``."""
+        return torch.stack(list(map(_common, self.attributes, self.fitted))).sum(0)
 
     def _deviations(self) -> Tensor:
-        """What all levels add to the rows' logits at present, ``[N, options]``."""
+        """What levels add beside that."""
         return torch.stack(list(map(_deviations, self.attributes, self.fitted))).sum(0)
 
-    def _settle(
-        self, own: Grouped, fitted: Fitted, gradient: Tensor, information: Tensor, noisy: Tensor
-    ) -> float:
-        """Move the levels to where their posterior has its mode, and measure its width."""
+    def _settle(self, own: Grouped, fitted: Fitted, gradient: Tensor, information: Tensor) -> float:
+        """Move the levels to where their posterior has its mode."""
         precision = torch.diag((fitted.tau * own.shape).double() ** -2)
         factor = torch.linalg.cholesky(information + precision)
         loc = torch.cholesky_solve(gradient.unsqueeze(2), factor).squeeze(2)
         moved = float(((loc - fitted.loc) / (fitted.tau * own.shape)).abs().max())
         fitted.loc = loc
-        covariance = torch.cholesky_inverse(torch.linalg.cholesky(noisy + precision))
-        fitted.scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
         return moved * fitted.tau
 
-    def _spread(
-        self, place: int, score: Tensor, information: Tensor
-    ) -> tuple[float, tuple[float, float], float]:
+    def _spread(self, place: int, turned: Turned) -> tuple[float, tuple[float, float], float]:
         """Give tau's posterior median and interval, and the evidence for a spread, on the grid.
 
         The marginal likelihood of a level's rows is estimated by importance sampling: some
-        draws come from the Gaussian that ``score`` and ``information`` make of the level's
+        draws come from the Gaussian that its score and information make of the level's
         posterior at each tau, some from the prior, which reaches what a Gaussian does not
         (a defensive mixture: Hesterberg 1995, Technometrics 37); the same base noise throughout.
         The Gaussian itself, which penalised quasi-likelihood would take for the truth, has tau too
@@ -172,28 +184,31 @@ class _Solver:
         own = self.attributes[place]
         known = own.levels >= 0
         levels = own.levels[known]
-        shape = own.shape.double()
-        values, vectors = torch.linalg.eigh(shape.unsqueeze(1) * information * shape)
-        values = values.clamp(min=0)
-        along = _times(vectors.transpose(1, 2), score * shape).float()
-        features = ((own.features[known].double() * shape) @ vectors[levels]).float()
-        offsets = (self.offsets + self._noise(place))[:, known].float()
+        features = (own.features[known].double() * own.shape) @ turned.vectors[levels]
+        features = features.float()
+        fixed = self.offsets + self._means() - _common(own, self.fitted[place])
+        offsets = (fixed + self._noise(place))[:, known].float()
         picked, base = self.wanted[known].argmax(1), self.base[place]
 
         def marginal(tau: float) -> float:
-            variance = (tau**2 / (1 + tau**2 * values)).float()
-            mean = variance * along
+            common = turned.mean(tau)
+            shift = turned.at(common.loc)
+            variance = (tau**2 / (1 + tau**2 * turned.values)).float()
+            mean = (variance * (turned.along - turned.values * shift)).float()
             near = mean + variance.sqrt() * base[:NEAR]
             drawn = torch.cat([near, tau * base[NEAR:]])  # [S, L, K]
             total = drawn.new_zeros(drawn.shape[:2])
             for rows in _slices(len(levels)):
-                logits = torch.einsum("nok,snk->sno", features[rows], drawn[:, levels[rows]])
+                logits = torch.einsum(
+                    "nok,snk->sno", features[rows], (drawn + shift.float())[:, levels[rows]]
+                )
                 log_rows = _log_probability(offsets[:, rows], logits, picked[rows])  # [S, n]
                 total.index_add_(1, levels[rows], log_rows)
             prior = -((drawn / tau).square() / 2 + math.log(tau)).sum(2)
             normal = -((drawn - mean).square() / variance / 2 + variance.log() / 2).sum(2)
             proposal = torch.logaddexp(normal + math.log(NEAR), prior + math.log(WIDE))
-            return float((total + prior - proposal).logsumexp(0).double().sum())
+            of_levels = (total + prior - proposal).logsumexp(0).double().sum()
+            return float(of_levels) + common.log_weight
 
         at_grid = [marginal(float(tau)) for tau in GRID]
         log_likelihood = CubicSpline(np.log(GRID), at_grid)(np.log(FINE))
@@ -230,11 +245,17 @@ class _Solver:
         return torch.linalg.inv(identity + curvature @ noise)
 
 
+def _turned(own: Grouped, score: Tensor, information: Tensor) -> Turned:
+    shape = own.shape.double()
+    values, vectors = torch.linalg.eigh(shape.unsqueeze(1) * information * shape)
+    along = _times(vectors.transpose(1, 2), score * shape)
+    return Turned(values.clamp(min=0), vectors, along, own.mean_scale)
+
+
 def _start(own: Grouped) -> Fitted:
     zeros = torch.zeros(own.number, own.features.shape[2]).to(own.features.device).double()
-    return Fitted(
-        zeros, torch.ones_like(zeros) * own.shape, 0.3 * own.prior_scale, (0.0, 0.0), own.shape
-    )
+    mean, scale = zeros.new_zeros(zeros.shape[1]), torch.ones_like(zeros) * own.shape
+    return Fitted(mean, zeros, scale, 0.3 * own.prior_scale, (0.0, 0.0), own.shape)
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -264,6 +285,11 @@ def _deviations(own: Grouped, fitted: Fitted) -> Tensor:
     """What an attribute's levels add to the rows' logits, ``[N, options]``."""
     coordinates = fitted.loc[own.levels.clamp(min=0)] * (own.levels >= 0).unsqueeze(1)
     return _times(own.features.double(), coordinates)
+
+
+def _common(own: Grouped, fitted: Fitted) -> Tensor:
+    """What is common to all levels adds to the rows' logits, ``[N, options]``."""
+    return own.features.double() @ fitted.mean
 
 
 def _pulled_back(own: Grouped, logits: Tensor) -> Tensor:
