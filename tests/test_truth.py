@@ -112,6 +112,23 @@ def test_fit_reaches_the_exact_mean_field_posterior() -> None:
     np.testing.assert_allclose(scale, exact_scale, rtol=0.1)
 
 
+def test_in_a_long_fit_scales_move_no_further_than_a_factor_e() -> None:
+    """Of weights that no row tells of, whose exact scale is the prior's, far away."""
+    problem = Problem(24, WordTokenizer(), torch.float32)
+    problem.model.kl_weight = 1e6  # against which the rows say nothing
+    moved = []
+    for settings in (
+        FitSettings(max_steps=800),
+        FitSettings(max_steps=800, scale_learning_rate=0.02),
+    ):
+        guide = MeanField(initial_scale=0.01).build(problem.model)
+        before = guide.log_scale[KEY].detach().clone()
+        fit_svi(problem.model, guide, problem.data(), settings)
+        moved.append(float((guide.log_scale[KEY].detach() - before).max()))
+    assert 0.9 < moved[0] < 1.01
+    assert moved[1] > 3
+
+
 def test_nuts_runs_on_the_program_and_agrees(problem: Problem) -> None:
     pyro.set_rng_seed(0)
     sampler = MCMC(

@@ -202,6 +202,6 @@ def members_trainer(
         train_dataset=RowsOfMembers(train),
         eval_dataset=[] if dev else None,
         data_collator=MembersCollator(model, guide.members, settings.seed, levels=False),
-        optimizers=(make_optimizer(model, guide, settings), None),
+        optimizers=(make_optimizer(model, guide, settings, trainer_settings.max_steps), None),
         callbacks=[*callbacks, Clipping(guide, settings.max_grad_norm)],
     )

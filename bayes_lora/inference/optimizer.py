@@ -32,14 +32,23 @@ class TableAdamW(torch.optim.AdamW):
             table.step(self.param_groups[0]["lr"])
 
 
-def make_optimizer(model: BayesianModel, guide: Guide, settings: FitSettings) -> TableAdamW:
-    """AdamW without decay (the prior does that), scales moving faster than locations."""
+def make_optimizer(
+    model: BayesianModel, guide: Guide, settings: FitSettings, steps: int
+) -> TableAdamW:
+    """AdamW without decay (the prior does that), scales moving at a rate of their own.
+
+    Args:
+        model: Has the priors.
+        guide: What is fitted.
+        settings: Have the rates.
+        steps: That the fit takes.
+    """
     named = list(guide.named_parameters()) + list(model.named_parameters())
     scales = [value for name, value in named if "log_scale" in name]
     others = [value for name, value in named if "log_scale" not in name]
     groups: list[dict[str, Any]] = [
         {"params": others, "lr": settings.learning_rate},
-        {"params": scales, "lr": settings.scale_learning_rate},
+        {"params": scales, "lr": settings.scale_rate(steps)},
     ]
     tables = [own for own in guide.by_level.values() if isinstance(own, LevelPoints)]
     return TableAdamW([g for g in groups if g["params"]], tables)

@@ -4,6 +4,9 @@ from dataclasses import asdict, dataclass
 
 from bayes_lora.errors import check_positive, check_seed
 
+SCALE_RATE = 5e-3  # of log scales, in short fits
+FARTHEST = 1.0  # that log scales move in a long one, in nats
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -17,7 +20,8 @@ class FitSettings:
         draws: Independent posterior draws in one pass, G: each serves batch_size / G rows.
         learning_rate: Of locations (AdamW without weight decay, linear decay; a fifth of a
             short fit's steps, 20 at most, warm up).
-        scale_learning_rate: Of log scales, of guide and learned priors alike.
+        scale_learning_rate: Of log scales, of guide and learned priors alike. None: 5e-3, or in
+            fits of more than 400 steps so much less that scales move by no more than a factor e.
         max_grad_norm: Where the gradient of the loss per row is clipped.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         patience: With dev data: evaluations without a better dev NLL before stopping; one an
@@ -31,7 +35,7 @@ class FitSettings:
     accumulate: int = 1
     draws: int = 8
     learning_rate: float = 1e-3
-    scale_learning_rate: float = 5e-3
+    scale_learning_rate: float | None = None
     max_grad_norm: float = 1.0
     checkpointing: bool = False
     patience: int = 3
@@ -51,3 +55,12 @@ class FitSettings:
         if self.epochs is not None:
             return max(1, round(self.epochs * steps_in_epoch))
         return max(20 * steps_in_epoch, 150)
+
+    def scale_rate(self, steps: int) -> float:
+        """Return the learning rate of log scales in a fit of so many steps.
+
+        Adam moves a log scale by up to the rate a step, which decays to zero. Most weights say
+        little of any label, so that nothing but the prior pulls at theirs: they grow for as long
+        as a fit takes, until their noise drowns what was learned.
+        """
+        return self.scale_learning_rate or min(SCALE_RATE, 2 * FARTHEST / steps)

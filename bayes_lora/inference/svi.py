@@ -220,7 +220,7 @@ def _make_trainer(
         train_dataset=list(train),
         eval_dataset=[] if dev else None,
         data_collator=Collator(model, draws, settings.seed, levels),
-        optimizers=(make_optimizer(model, guide, settings), None),
+        optimizers=(make_optimizer(model, guide, settings, arguments.max_steps), None),
         callbacks=[EarlyStoppingCallback(settings.patience)] if dev else [],
         dev=dev,
     )

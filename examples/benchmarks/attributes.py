@@ -100,7 +100,7 @@ def make_training_step(
     module = SVIModule(model, guide, draws, levels)
     batch = model.scorer.collate(model.backbone, make_rows(ROWS), groups=draws)
     labels = torch.arange(ROWS, device=DEVICE) % 2
-    optimizer = make_optimizer(model, guide, FitSettings())
+    optimizer = make_optimizer(model, guide, FitSettings(), steps=150)
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
