@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from bayes_lora.inference.common import Turned
+from bayes_lora.inference.level_mean import Turned
 
 # tau, in nats of a logit; below the least an attribute is nothing, above the most no prior.
 GRID = np.geomspace(0.003, 5.0, 23)
