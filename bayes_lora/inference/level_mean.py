@@ -58,10 +58,10 @@ class Turned:
         penalty = float((loc / self.mean_scale).square().sum()) if self.mean_scale else 0.0
         return Common(loc, covariance, -(penalty + float(torch.logdet(factor))) / 2)
 
-    def scale(self, tau: float) -> Tensor:
+    def scale(self, tau: float, common: Common) -> Tensor:
         """Give the standard deviations of levels' deviations from the mean, ``[L, K]``."""
         free = tau**2 / (1 + tau**2 * self.values)
         # What rows say is where a level lies; how far that is from the mean, the mean says.
         bound = (self.vectors * (free * self.values).unsqueeze(1)) @ self.vectors.transpose(1, 2)
-        by_mean = (bound @ self.mean(tau).covariance * bound).sum(2)
+        by_mean = (bound @ common.covariance * bound).sum(2)
         return (torch.einsum("lkj,lj->lk", self.vectors.square(), free) + by_mean).sqrt()

@@ -131,27 +131,29 @@ class _Solver:
     def improve(self, place: int, *, learn_tau: bool) -> float:
         """Learn one attribute's tau and levels; return how far coordinates moved, in nats."""
         own, fitted = self.attributes[place], self.fitted[place]
-        probabilities = (self.offsets + self._means() + self._deviations()).softmax(-1)
+        deviations = self._deviations()
+        probabilities = (self.offsets + self._means() + deviations).softmax(-1)
         curvature = torch.diag_embed(probabilities) - probabilities.unsqueeze(
             2
         ) * probabilities.unsqueeze(1)
         residual = self.wanted - probabilities
         damping = self._damping(place, curvature)
         # To tau, other attributes are noise: their estimates go back into the residual.
-        pulled = self._deviations() + _common(own, fitted)
+        pulled = deviations + _common(own, fitted)
         working = residual + _times(curvature, pulled)
         noisy = _information(own, lambda rows: damping[rows] @ curvature[rows])
         turned = _turned(own, _by_level(own, _pulled_back(own, _times(damping, working))), noisy)
         if learn_tau:
             fitted.tau, fitted.interval, fitted.evidence = self._spread(place, turned)
-        mean = turned.mean(fitted.tau).loc * own.shape
+        common = turned.mean(fitted.tau)
+        mean = common.loc * own.shape
         # To the levels, they are known as well as their own posteriors say, and their means enter.
         information = _information(own, lambda rows: curvature[rows])
         there = fitted.loc - (mean - fitted.mean)
         gradient = _by_level(own, _pulled_back(own, residual)) + _times(information, there)
         moved = float(((mean - fitted.mean) / own.shape).abs().max())
         fitted.mean = mean
-        fitted.scale = turned.scale(fitted.tau) * own.shape
+        fitted.scale = turned.scale(fitted.tau, common) * own.shape
         return max(moved, self._settle(own, fitted, gradient, information))
 
     def _means(self) -> Tensor:
