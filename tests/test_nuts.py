@@ -8,7 +8,7 @@ import torch
 from linear_gaussian import SITE, Problem
 from tiny_backbones import WordTokenizer
 
-from bayes_lora.errors import FitWarning, UnsupportedError
+from bayes_lora.errors import ConfigError, FitWarning, UnsupportedError
 from bayes_lora.guides import NUTS, MembersGuide
 from bayes_lora.inference.nuts import fit_nuts
 from bayes_lora.inference.settings import FitSettings
@@ -61,8 +61,13 @@ def test_a_chain_that_is_too_short_warns() -> None:
         _fit(Problem(24, WordTokenizer()), NUTS(samples=4, warmup=1), max_steps=1)
 
 
+def test_fewer_samples_than_two_halves_can_be_compared_of_are_refused() -> None:
+    with pytest.raises(ConfigError, match="samples must be at least 4, not 3"):
+        NUTS(samples=3)
+
+
 def test_too_many_weights_or_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem, family = Problem(6, WordTokenizer()), NUTS(samples=2, warmup=1)
+    problem, family = Problem(6, WordTokenizer()), NUTS(samples=4, warmup=1)
     monkeypatch.setattr("bayes_lora.inference.nuts.MOST_WEIGHTS", 5)
     with pytest.raises(UnsupportedError, match=r"up to 5 weights.*has 6: take LoRA-XS"):
         _fit(problem, family)

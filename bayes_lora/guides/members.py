@@ -10,10 +10,12 @@ from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
 
 from bayes_lora.adapters.checks import check_counts
+from bayes_lora.errors import ConfigError
 from bayes_lora.guides.base import Guide
 from bayes_lora.guides.family import Family
 from bayes_lora.model import BayesianModel, parameter_name
 
+LEAST_SAMPLES = 4  # of a chain, for its split R-hat
 PARTICLES = "num_particles_vectorized"  # Pyro's plate of an ELBO's particles
 
 
@@ -51,7 +53,7 @@ class NUTS(Family):
     Exact as the chain grows: a reference for posteriors of few weights.
 
     Args:
-        samples: How many are kept.
+        samples: How many are kept; at least 4, as the halves of a chain are compared.
         warmup: Steps before them, in which step size and mass matrix are adapted.
     """
 
@@ -60,6 +62,11 @@ class NUTS(Family):
 
     def __post_init__(self) -> None:
         check_counts(self, "samples", "warmup")
+        if self.samples < LEAST_SAMPLES:
+            raise ConfigError(
+                f"NUTS samples must be at least {LEAST_SAMPLES}, not {self.samples}: the halves of "
+                "a chain are compared."
+            )
 
     def build(self, model: BayesianModel) -> "MembersGuide":
         """Make the guide."""
