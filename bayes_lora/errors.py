@@ -35,6 +35,10 @@ class FitWarning(UserWarning):
     """A fit ended, but there are signs that its result is not what it should be."""
 
 
+class SpeedWarning(UserWarning):
+    """What was asked for works, but takes far longer on this machine than what it replaces."""
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise ConfigError unless a parameter is a positive, finite number."""
     if not 0 < value < math.inf:

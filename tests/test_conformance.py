@@ -379,7 +379,9 @@ def test_checkpointing_changes_memory_and_not_the_fit(setup: Setup, guide: str) 
     )
     assert sum(calls) == 2 * sum(plain_calls), "not every pass was recomputed"
     for site, value in plain.guide.mean().items():
-        torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=1e-5, rtol=1e-4)
+        # Of a gradient of rounding's size Adam makes what it makes of a large one: here up to a
+        # fiftieth of a step (1.1e-5 seen, of one weight in 512, on a processor without AVX-512).
+        torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=2e-5, rtol=1e-4)
 
 
 def _skip_rounding(setup: Setup) -> None:

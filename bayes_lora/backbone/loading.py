@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from bayes_lora.backbone.backbone import Backbone
+from bayes_lora.backbone.precision import warn_if_slow
 from bayes_lora.errors import BayesLoraError, ConfigError, UnsupportedError
 
 MINILM = "minilm"
@@ -66,7 +67,11 @@ def load_backbone(
         ConfigError: The backbone cannot be loaded, is not the published MiniLM, or has no such
             target layers.
         UnsupportedError: A target layer does not see rows of tokens.
+
+    Warns:
+        SpeedWarning: The dtype is slow on this machine.
     """
+    warn_if_slow(dtype)
     source = source_of(name)
     try:
         loaded, has_head, missing = _load_model(source, dtype, attention)

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from bayes_lora.backbone.loading import LOADING_ERRORS, source_of
 from bayes_lora.backbone.peft_model import BayesianAdapter
+from bayes_lora.backbone.precision import warn_if_slow
 from bayes_lora.errors import ConfigError, UnsupportedError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -42,7 +43,11 @@ def load_peft(
     Raises:
         ConfigError: There is no such checkpoint, or its base model cannot be loaded.
         UnsupportedError: It is for a task that has no scorer.
+
+    Warns:
+        SpeedWarning: The dtype is slow on this machine.
     """
+    warn_if_slow(dtype)
     folder, peft = Path(folder), the_library()
     config = _config(peft, folder)
     base = source_of(base or config.base_model_name_or_path)

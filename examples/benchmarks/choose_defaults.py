@@ -12,8 +12,8 @@ best on those same development rows: a bound that no honest early stopping reach
 
     python examples/benchmarks/choose_defaults.py --data FOLDER --out RESULTS.json
 
-The frozen backbone is in bfloat16, for speed. FOLDER holds the three files. Resumable: settings
-already in RESULTS.json are not run again.
+The frozen backbone is in bfloat16 where the machine multiplies it, for speed. FOLDER holds the
+three files. Resumable: settings already in RESULTS.json are not run again.
 """
 
 import argparse
@@ -26,10 +26,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-import torch
-from common import describe_run, read_lines, to_task, write_json
+from common import describe_run, load_minilm, read_lines, to_task, write_json
 
-from bayes_lora import FitSettings, LearnedNormal, ModelSettings, Normal, fit, load_backbone
+from bayes_lora import FitSettings, LearnedNormal, ModelSettings, Normal, fit
 from bayes_lora.data import Task
 from bayes_lora.inference.methods import DEFAULTS
 from calibration import accuracy, ece, nll
@@ -66,7 +65,7 @@ def run(train: Task, dev: Task, setting: str) -> dict[str, Any]:
     oracle = setting == "mle-oracle"
     posterior = fit(
         [train],
-        load_backbone("minilm", dtype=torch.bfloat16, attention="eager"),
+        load_minilm(),
         guide="mle" if oracle else "mean-field",
         model_settings=None if oracle else SETTINGS[setting],
         settings=FitSettings(seed=0),

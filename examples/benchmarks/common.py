@@ -12,6 +12,7 @@ import torch
 
 from bayes_lora import load_backbone
 from bayes_lora.backbone import Backbone
+from bayes_lora.backbone.precision import multiplies_bfloat16
 from bayes_lora.data import Example, Task
 
 PACKAGES = ("bayes-lora", "torch", "transformers", "pyro-ppl", "peft", "netcal", "numpy")
@@ -37,10 +38,11 @@ def to_task(name: str, rows: list[tuple[str, str]], all_rows: list[tuple[str, st
 def load_minilm() -> Backbone:
     """Load MiniLM as the long comparisons use it, texts cut at 128 tokens.
 
-    On a processor that multiplies bfloat16, a step takes half of float32's time, but not where
-    attention is a fused kernel, whose backward pass is slow there.
+    On a machine that multiplies bfloat16, a step takes half of float32's time, but not where
+    attention is a fused kernel, whose backward pass is slow on processors. Elsewhere, float32.
     """
-    return load_backbone("minilm", max_length=128, dtype=torch.bfloat16, attention="eager")
+    dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
+    return load_backbone("minilm", max_length=128, dtype=dtype, attention="eager")
 
 
 def describe_run() -> dict[str, Any]:
@@ -55,6 +57,7 @@ def describe_run() -> dict[str, Any]:
             "processor": platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "multiplies bfloat16": multiplies_bfloat16(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "results": {},
