@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from bayes_lora.errors import InputDataError
 
 Value = str | list[str]
+NO_TEXT = re.compile("[\\0\\ud800-\\udfff]")
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _scalar(value: object, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise InputDataError(f"{where}: there is a nested value; flatten it")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if NO_TEXT.search(value):
         raise InputDataError(
             f"{where}: \\u0000 or half of a surrogate pair is not text; remove the escape"
         )

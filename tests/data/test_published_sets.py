@@ -14,6 +14,7 @@ from bayes_lora.data.unifiedqa import read_unifiedqa
 from bayes_lora.errors import InputDataError
 
 SEEDS = (13, 21, 42, 87, 100)
+READ = (13, 100)  # all files are read for any of them
 TSV_TASKS = (
     *("ai2_arc", "emotion", "glue-mrpc", "glue-rte"),
     *("openbookqa", "rotten_tomatoes", "superglue-cb", "trec"),
@@ -28,11 +29,11 @@ def crossfit(data_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tasks(crossfit: Path) -> dict[tuple[str, int], TaskSplits]:
-    """All tasks with all seeds."""
+    """All tasks with the first seed and the last."""
     return {
         (folder.name, seed): read_crossfit(folder, seed)
         for folder in task_folders(crossfit)
-        for seed in SEEDS
+        for seed in READ
     }
 
 
@@ -43,7 +44,7 @@ def rows_of(path: Path) -> int:
 def test_all_rows_of_all_crossfit_tasks_are_read(
     crossfit: Path, tasks: dict[tuple[str, int], TaskSplits]
 ) -> None:
-    assert len(tasks) == 90 * len(SEEDS)
+    assert len(tasks) == 90 * len(READ)
     for (name, seed), task in tasks.items():
         assert (task.name, task.seeds) == (name, SEEDS)
         files = {
@@ -88,7 +89,7 @@ def content(task: Task) -> list[Example]:
 def test_a_task_reads_the_same_from_both_layouts(
     data_folder: Path, name: str, tasks: dict[tuple[str, int], TaskSplits]
 ) -> None:
-    for seed in SEEDS:
+    for seed in READ:
         ours = read_crossfit(data_folder / "crossfit_tsv" / name, seed)
         metaicl = tasks[name, seed]
         assert (ours.kind, ours.leaks) == (metaicl.kind, metaicl.leaks)
