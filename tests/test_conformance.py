@@ -379,8 +379,8 @@ def test_checkpointing_changes_memory_and_not_the_fit(setup: Setup, guide: str) 
     )
     assert sum(calls) == 2 * sum(plain_calls), "not every pass was recomputed"
     for site, value in plain.guide.mean().items():
-        # Of a gradient of rounding's size Adam makes what it makes of a large one: here up to a
-        # fiftieth of a step (1.1e-5 seen, of one weight in 512, on a processor without AVX-512).
+        # A fiftieth of a step. It was 1e-5, and one weight in 512 was 1.1e-5 off on a processor
+        # without AVX-512: presumably rounding, of which Adam makes steps; it was not traced.
         torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=2e-5, rtol=1e-4)
 
 
