@@ -56,6 +56,10 @@ def load_run(arguments: argparse.Namespace) -> Run:
         raise ConfigError(
             f"--unknown is for a run with attributes, and {arguments.run_folder!r} has none."
         )
+    if arguments.linearised and run.attributes:
+        raise ConfigError(
+            f"--linearised is for a run without attributes, and {arguments.run_folder!r} has some."
+        )
     return run
 
 

@@ -440,6 +440,15 @@ def test_a_column_that_is_not_there_to_predict(place: Workplace, run: str) -> No
     assert "in 'new':" in line
 
 
+def test_linearised_is_for_runs_without_attributes(place: Workplace, run: str) -> None:
+    status, error = place.run(
+        "predict", run, "--data", "test.csv", "--out", "p.jsonl", "--linearised"
+    )
+    assert status == 2
+    _assert_one_line(error, "--linearised is for a run without attributes")
+    assert not (place.folder / "p.jsonl").exists()
+
+
 def test_unknown_is_for_runs_with_attributes(place: Workplace) -> None:
     assert place.fit()[0] == 0
     for name in ("run", str(place.model)):

@@ -5,10 +5,11 @@
 
 For points, the rank of LoRA; for M2A's recipe, the learning rate (the published 2e-5 is for 30
 epochs of BERT, and the comparison gives every method far fewer steps); for the mean-field
-population, its rank, the weight of the prior, and the number of steps, as it does not stop early.
-Each is fitted with seed 0. Test rows are not looked at. FDU-MTL has dev rows that no method learns
-from or stops on. Elsewhere they are the rows that who stops early holds back, and the mean-field
-population alone is judged, fitted to the others.
+population, its rank, the weight of the prior, where its scales start, and the number of steps, as it
+does not stop early. Each is fitted with seed 0. Test rows are not looked at. With a size FDU-MTL
+has dev rows that no method learns from or stops on. Elsewhere they are the rows that who stops
+early holds back, and unless --only names others the mean-field population alone is judged, fitted
+to the others.
 """
 
 import argparse
@@ -36,6 +37,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from common import load_minilm
 
 from bayes_lora.adapters import LoRA
+from bayes_lora.guides import MeanField
 from calibration import accuracy, ece, nll
 
 OWN_DEV = "fdu-mtl"  # the set with dev rows of its own
@@ -45,6 +47,11 @@ def ask_mean_field(given: Given, rank: int, kl_weight: float, share: float = 1.0
     """Fit a population, without levels, with a share of the comparison's steps."""
     steps = round(share * given.steps)
     return of_population(mean_field(given, (), LoRA(rank), kl_weight, steps))
+
+
+def ask_started_at(given: Given, scale: float) -> Predict:
+    """Fit a population whose scales start elsewhere, in units of each factor's natural size."""
+    return of_population(mean_field(given, (), guide=MeanField(scale)))
 
 
 def ask_points(given: Given, rank: int) -> Predict:
@@ -72,6 +79,12 @@ CHOICES: dict[str, Callable[[Given], Predict]] = {
         )
         for share in (0.25, 0.5)
     },
+    **{
+        f"mean-field, rank 128, KL weight 1, scales from {scale:g}": partial(
+            ask_started_at, scale=scale
+        )
+        for scale in (0.04, 0.015)
+    },
 }
 
 
@@ -87,7 +100,7 @@ def main() -> None:
     arguments = parser.parse_args()
     given, _ = read_given(arguments.set, arguments.data, arguments.size, 0, load_minilm())
     dev, choices = given.dev, [name for name in CHOICES if name.startswith("mean-field")]
-    if arguments.set == OWN_DEV:
+    if arguments.set == OWN_DEV and arguments.size:
         dev = load(OWN_DEV, arguments.data / FOLDERS[OWN_DEV], 0, arguments.size).dev
         choices = list(CHOICES)
     else:

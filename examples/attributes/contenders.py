@@ -28,6 +28,7 @@ from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Task, level_of
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion
+from bayes_lora.guides import MeanField
 from bayes_lora.inference.attributes import RECIPES
 from bayes_lora.terms import Terms
 
@@ -190,6 +191,7 @@ def mean_field(
     adapter: Adapter = ADAPTER,
     kl_weight: float | None = None,
     steps: int | None = None,
+    guide: MeanField | None = None,
 ) -> Posterior:
     """Fit a mean-field population, and the levels of these attributes."""
     weight = kl_weight or KL_WEIGHTS.get((given.name, given.size), 1.0)
@@ -197,7 +199,7 @@ def mean_field(
     return fit(
         [given.labelled],
         given.backbone,
-        guide="mean-field",
+        guide=guide or MeanField(),
         adapter=adapter,
         model_settings=ModelSettings(kl_weight=weight),
         settings=replace(given.settings, max_steps=steps),
