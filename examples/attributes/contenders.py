@@ -192,6 +192,7 @@ def mean_field(
     kl_weight: float | None = None,
     steps: int | None = None,
     guide: MeanField | None = None,
+    scale_rate: float | None = None,
 ) -> Posterior:
     """Fit a mean-field population, and the levels of these attributes."""
     weight = kl_weight or KL_WEIGHTS.get((given.name, given.size), 1.0)
@@ -202,7 +203,7 @@ def mean_field(
         guide=guide or MeanField(),
         adapter=adapter,
         model_settings=ModelSettings(kl_weight=weight),
-        settings=replace(given.settings, max_steps=steps),
+        settings=replace(given.settings, max_steps=steps, scale_learning_rate=scale_rate),
         attributes=attributes,
     )
 
