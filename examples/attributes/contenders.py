@@ -28,7 +28,7 @@ from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Task, level_of
 from bayes_lora.errors import ConfigError
 from bayes_lora.fusion import Fusion
-from bayes_lora.guides import MeanField
+from bayes_lora.guides import Family
 from bayes_lora.inference.attributes import RECIPES
 from bayes_lora.terms import Terms
 
@@ -191,7 +191,7 @@ def mean_field(
     adapter: Adapter = ADAPTER,
     kl_weight: float | None = None,
     steps: int | None = None,
-    guide: MeanField | None = None,
+    guide: str | Family = "mean-field",
     scale_rate: float | None = None,
 ) -> Posterior:
     """Fit a mean-field population, and the levels of these attributes."""
@@ -200,7 +200,7 @@ def mean_field(
     return fit(
         [given.labelled],
         given.backbone,
-        guide=guide or MeanField(),
+        guide=guide,
         adapter=adapter,
         model_settings=ModelSettings(kl_weight=weight),
         settings=replace(given.settings, max_steps=steps, scale_learning_rate=scale_rate),
