@@ -86,6 +86,7 @@ def small(
     monkeypatch.setattr(scripts.contenders, "load", load)
     monkeypatch.setattr(scripts.contenders, "fit", counted)
     monkeypatch.setattr(scripts.contenders, "STEPS", dict.fromkeys(columns, 3))
+    monkeypatch.setattr(scripts.contenders, "BAYESIAN_STEPS", {})
     monkeypatch.setattr(scripts.contenders, "LEAST_STEPS", 2)
     monkeypatch.setattr(scripts.compare, "backbone", lambda: backbone)
     return SimpleNamespace(**vars(scripts), fits=fits, backbone=backbone)
