@@ -63,6 +63,11 @@ class Contender:
     draws: int = 10
     single: bool = True
 
+    @property
+    def fitted_as(self) -> tuple[str, bool]:
+        """What its fit depends on: contenders that agree here differ in prediction alone."""
+        return self.guide, self.early
+
 
 CONTENDERS = {
     "mle": Contender("mle"),

@@ -88,24 +88,38 @@ def read(out: Path) -> list[Result]:
 
 
 def by_set(results: Sequence[Result], figure: Figure) -> Table:
-    """A row for each method, a column for each set; then the average and the mean rank."""
+    """A row for each method, a column for each set; then the average and the mean ranks."""
     sets = [name for name in SETS if any(result["set"] == name for result in results)]
     values = {
         method: [_over_seeds(results, name, method, figure.of) for name in sets]
         for method in _methods(results)
     }
-    whole = [method for method, own in values.items() if all(own)]
-    means = np.array([[np.mean(cell) for cell in values[method]] for method in whole])
-    ranks = _mean_ranks(means if figure.smaller_is_better else -means)
-    rows = [["method", *sets, "average", "mean rank"]]
+    whole = {
+        method: [float(np.mean(cell)) for cell in own] for method, own in values.items() if all(own)
+    }
+    ranks = mean_ranks(whole, figure)
+    alone = mean_ranks({own: whole[own] for own in whole if CONTENDERS[own].single}, figure)
+    rows = [["method", *sets, "average", "mean rank", "of single fits"]]
     for method, own in values.items():
         cells = [_cell(cell, figure.digits) for cell in own]
-        last = [NONE, NONE]
-        if method in whole:
-            place = whole.index(method)
-            last = [f"{means[place].mean():.{figure.digits}f}", f"{ranks[place]:.1f}"]
-        rows.append([method, *cells, *last])
+        average = f"{np.mean(whole[method]):.{figure.digits}f}" if method in whole else NONE
+        places = [f"{of[method]:.1f}" if method in of else NONE for of in (ranks, alone)]
+        rows.append([method, *cells, average, *places])
     return rows
+
+
+def mean_ranks(means: dict[str, list[float]], figure: Figure) -> dict[str, float]:
+    """Rank methods on each set, 1 for the best, and average over sets.
+
+    Args:
+        means: Each method's figure on each set.
+        figure: Which, for which end is the better.
+    """
+    if not means:
+        return {}
+    table = np.array(list(means.values()))
+    places = rankdata(table if figure.smaller_is_better else -table, axis=0).mean(axis=1)
+    return dict(zip(means, places.tolist(), strict=True))
 
 
 def elsewhere(results: Sequence[Result], prefix: str, key: str) -> Table:
@@ -167,13 +181,6 @@ def _cell(values: Sequence[float], digits: int) -> str:
         return text
     half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return f"{text} ± {half:.{digits}f}"
-
-
-def _mean_ranks(means: np.ndarray) -> np.ndarray:
-    """Rank methods on each set, 1 for the best, and average over sets, ``[methods]``."""
-    if not len(means):
-        return np.empty(0)
-    return rankdata(means, axis=0).mean(axis=1)
 
 
 def _markdown(table: Table) -> str:

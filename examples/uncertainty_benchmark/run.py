@@ -14,8 +14,9 @@ With --development it is for choosing: other seeds, and no row is judged that st
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from bayes_lora.errors import BayesLoraError
 from bayes_lora.files import atomic_text
 
 SEEDS = (0, 1, 2)
+STARTED = get_context("forkserver")  # new processes need not import everything again
+STARTED.set_forkserver_preload(["contenders"])
 
 
 def main() -> None:
@@ -72,36 +75,51 @@ def run_methods(name: str, seed: int, arguments: argparse.Namespace) -> None:
     if not missing:
         return
     data = load(name, arguments.data, seed, development=arguments.development)
-    for method in missing:
+    for methods in together(missing):
         # A process of its own: memory that another method has freed would be taken for none.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-            found = alone.submit(run_method, method, data, seed).result()
-        result = {
-            **{key: value for key, value in describe_run().items() if key != "results"},
-            "set": name,
-            "seed": seed,
-            "method": method,
-            "development": arguments.development,
-            **found,
-        }
-        with atomic_text(paths[method]) as file:
-            file.write(json.dumps(result, indent=1) + "\n")
-        figures = ", ".join(
-            f"{key} {result['test'][key]:.4f}" for key in ("accuracy", "nll", "ece")
-        )
-        print(f"{paths[method]}: {figures}", file=sys.stderr, flush=True)
+        with ProcessPoolExecutor(1, mp_context=STARTED) as alone:
+            found = alone.submit(run_fit, methods, data, seed).result()
+        for method, own in found.items():
+            result = {
+                **{key: value for key, value in describe_run().items() if key != "results"},
+                "set": name,
+                "seed": seed,
+                "method": method,
+                "development": arguments.development,
+                **own,
+            }
+            write(result, paths[method])
 
 
-def run_method(method: str, data: Data, seed: int) -> dict[str, Any]:
-    """Fit a method, and measure it."""
+def together(methods: Iterable[str]) -> list[list[str]]:
+    """Group methods whose fit is the same, which then is done once."""
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for method in methods:
+        groups.setdefault(CONTENDERS[method].fitted_as, []).append(method)
+    return list(groups.values())
+
+
+def run_fit(methods: Sequence[str], data: Data, seed: int) -> dict[str, dict[str, Any]]:
+    """Fit once, and measure each of the methods that predict from this fit."""
     logging.disable_progress_bar()
-    fitted = learn(CONTENDERS[method], data, seed, load_minilm())
-    return {
+    fitted = learn(CONTENDERS[methods[0]], data, seed, load_minilm())
+    found = {
         "rows": len(data.given),
         "fit": asdict(fitted.cost),
         "guide": repr(fitted.posterior.config.guide),
-        **judge(fitted, data, seed),
     }
+    return {
+        method: {**found, **judge(replace(fitted, contender=CONTENDERS[method]), data, seed)}
+        for method in methods
+    }
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write a result, and say what it is."""
+    with atomic_text(path) as file:
+        file.write(json.dumps(result, indent=1) + "\n")
+    figures = ", ".join(f"{key} {result['test'][key]:.4f}" for key in ("accuracy", "nll", "ece"))
+    print(f"{path}: {figures}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

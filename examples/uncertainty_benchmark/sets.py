@@ -9,10 +9,10 @@
     openbookqa-500       questions with four options, read as text (`similarity`)
 
 Which rows are given to learn from depends on the seed. Judged are the test rows, at most 2,000,
-chosen by hash; rows to learn from that stand among any rows judged are left out (SST-2's sentences
-are MR's). For choices of our own there is `development`: other seeds, and in place of test rows the
-development rows or, where a set has none, a half of its training file that the benchmark never
-learns from.
+and at most 1,000 of each other source, chosen by hash; rows to learn from that stand among any rows
+judged are left out (SST-2's sentences are MR's). For choices of our own there is `development`:
+other seeds, and in place of test rows the development rows or, where a set has none, a half of its
+training file that the benchmark never learns from.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from bayes_lora.data import Example, Task, cap_queries
 from bayes_lora.data.unifiedqa import read_unifiedqa
 
 CAP = 2000
-OUTSIDE = 1000  # rows of another set, for what lies outside
+ELSEWHERE = 1000  # rows of another source, shifted or outside
 DEVELOPMENT_SEED = 1000  # added to a seed
 Lines = list[tuple[str, str]]
 
@@ -177,9 +177,11 @@ def _data(
         "",
         task("train", train),
         cap_queries(task("test", judged), CAP),
-        shifted={name: cap_queries(task(name, lines), CAP) for name, lines in shifted.items()},
+        shifted={
+            name: cap_queries(task(name, lines), ELSEWHERE) for name, lines in shifted.items()
+        },
         outside={
-            name: cap_queries(task(name, [(text, options[0]) for text, _ in lines]), OUTSIDE)
+            name: cap_queries(task(name, [(text, options[0]) for text, _ in lines]), ELSEWHERE)
             for name, lines in outside.items()
         },
     )
