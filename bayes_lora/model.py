@@ -312,7 +312,7 @@ class BayesianModel(nn.Module):
         start: Tensor,
     ) -> None:
         self.sites[name] = Site(name, tuple(start.shape), factor.unit, start, key)
-        module = prior.build(start, factor.unit)
+        module = prior.build(start, factor.unit * factor.spread)
         self.priors[parameter_name(name)] = module
         self._prior_of[name] = module
 

@@ -20,12 +20,14 @@ class Factor:
         starts_at_zero: Whether the initial value is zero (else, if the adapter does not say
             otherwise, Normal(0, unit^2)).
         span: At most how many adjacent layers share one such tensor.
+        spread: How many units wide a prior of scale 1 is.
     """
 
     shape: tuple[int, ...]
     unit: float
     starts_at_zero: bool
     span: int = 1
+    spread: float = 1.0
 
     def stacked(self, layers: int) -> tuple[int, ...]:
         """Return the shape of all layers' tensors together, shared ones once."""

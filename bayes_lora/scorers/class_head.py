@@ -1,5 +1,6 @@
 """A linear head for one fixed label set."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from bayes_lora.backbone import Backbone, TokenIds
 from bayes_lora.data import Example
 from bayes_lora.scorers.base import Batch, Row
 from bayes_lora.scorers.pooled import PooledScorer, collate_inputs
+
+FEW = 6  # options: priors of the weights of heads with no more were searched
+WIDER = 4 / 3  # times a prior's scale is added for each factor e of options above these
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,19 @@ class ClassHead(PooledScorer):
         object.__setattr__(self, "options", tuple(self.options))  # JSON knows lists only
 
     def factors(self, hidden_size: int) -> dict[str, Factor]:
-        """Weight ``[K, d]`` and bias ``[K]``, both starting at zero: equal class probabilities."""
+        """Weight ``[K, d]`` and bias ``[K]``, both starting at zero: equal class probabilities.
+
+        To be as sure of one of K options, its logit has to be ``log K`` farther above the others:
+        the weights' prior is wider where there are many.
+        """
         num_options = len(self.options)
-        return {
-            "weight": Factor(
-                (num_options, hidden_size), unit=hidden_size**-0.5, starts_at_zero=True
-            ),
-            "bias": Factor((num_options,), unit=1.0, starts_at_zero=True),
-        }
+        weight = Factor(
+            (num_options, hidden_size),
+            unit=hidden_size**-0.5,
+            starts_at_zero=True,
+            spread=1 + WIDER * math.log(max(1.0, num_options / FEW)),
+        )
+        return {"weight": weight, "bias": Factor((num_options,), unit=1.0, starts_at_zero=True)}
 
     def problem(self, backbone: Backbone, options: tuple[str, ...]) -> str | None:
         """Say so where there are other options, or the same in another order."""

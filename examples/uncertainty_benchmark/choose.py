@@ -1,6 +1,10 @@
-"""How far log scales of the default guide may move in a fit: by the NLL of development rows.
+"""How settings of the default guide were chosen: by the NLL of development rows.
 
-    python examples/uncertainty_benchmark/choose.py --data DATA --out RESULTS.json
+    python examples/uncertainty_benchmark/choose.py STUDY --data DATA --out RESULTS.json
+
+    scales   how far log scales may move in a fit
+    noise    by how much noise may raise the loss of training rows; one fit, bounded ever more
+    head     the width of the prior of the head's weights, in units; noise is not bounded
 
 DATA and the sets are those of run.py with --development, so that no row of a test file is looked
 at; at most 1,000 rows are judged. Resumable: what is in RESULTS.json is not run again.
@@ -10,6 +14,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +25,25 @@ from transformers.utils import logging
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from common import describe_run, load_minilm, write_json
 
-from bayes_lora import FitSettings, fit
+from bayes_lora import FitSettings, ModelSettings, Normal, Posterior, fit
 from bayes_lora.backbone import Backbone
+from bayes_lora.guides import MeanField
+from bayes_lora.inference.bounded import bound_noise
+from bayes_lora.inference.fit import labelled_rows
 from calibration import accuracy, ece, nll
 
 JUDGED = 1000
 NATS: tuple[float | None, ...] = (None, 1.0, 0.3, 0.1)  # None: the default's rate
+TOLERANCES: tuple[float | None, ...] = (None, 0.06, 0.04, 0.03, 0.02, 0.01)  # None: not bounded
+WIDTHS = (1.5, 3.0, 5.0, 8.0)
+Found = dict[str, Any]
 
 
 def main() -> None:
     """Run what is not there yet, and print it."""
     logging.disable_progress_bar()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument(
         "--data", type=Path, required=True, help="folder that has the sets' folders"
     )
@@ -41,34 +54,102 @@ def main() -> None:
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else describe_run()
     for seed in arguments.seeds:
         for name in arguments.sets:
+            done = f"{name} | seed {seed}"
+            if done in results["results"]:
+                continue
+            found = results["results"][done] = {}
             data = load(name, arguments.data, seed, development=True)
-            for nats in NATS:
-                key = f"{name} | seed {seed} | {'default' if nats is None else f'{nats:g} nats'}"
-                if key not in results["results"]:
-                    results["results"][key] = run(data, seed, nats, load_minilm())
-                    write_json(results, arguments.out)
-                    print(key, results["results"][key], flush=True)
+            for choice, own in STUDIES[arguments.study](data, seed):
+                found[choice] = own
+                print(f"{done} | {choice}", own, flush=True)
+            write_json(results, arguments.out)
 
 
-def run(data: Data, seed: int, nats: float | None, backbone: Backbone) -> dict[str, Any]:
+def scales(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
     """Fit with such a rate of scales, and judge."""
-    settings = FitSettings(seed=seed)
-    steps = settings.length(-(-len(data.given) // settings.batch_size))
-    rate = settings.scale_rate(steps) if nats is None else 2 * nats / steps  # it decays to zero
-    started = time.perf_counter()
-    posterior = fit(
+    steps = _steps(data, seed)
+    for nats in NATS:
+        rate = FitSettings().scale_rate(steps) if nats is None else 2 * nats / steps  # it decays
+        posterior = _fit(data, FitSettings(seed=seed, scale_learning_rate=rate))
+        choice = "default" if nats is None else f"{nats:g} nats"
+        yield choice, {**judge(posterior, data, seed), "steps": steps, "rate": rate}
+
+
+def noise(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
+    """Fit once, and bound the noise ever more."""
+    posterior = _fit(data, FitSettings(seed=seed))
+    train = labelled_rows(posterior.model, [data.given])
+    for tolerance in TOLERANCES:
+        if tolerance is not None:
+            bound_noise(posterior.model, posterior.guide, train, tolerance, seed)
+        yield f"tolerance {tolerance}", judge(posterior, data, seed)
+    yield "no noise", judge(posterior, data, seed, draws=0)
+
+
+def head(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
+    """Fit with such a prior of the head's weights, and judge with and without noise."""
+    options = len(data.given.examples[0].options)
+    for width in WIDTHS:
+        posterior = _fit(data, FitSettings(seed=seed), width)
+        for draws in (10, 0):
+            found = judge(posterior, data, seed, draws)
+            yield f"{options} options, {width:g} units, {draws} draws", found
+
+
+def _fit(data: Data, settings: FitSettings, width: float | None = None) -> Posterior:
+    """Fit the default without its bound on noise; with a head's prior of so many units, if any."""
+    chosen = ModelSettings()
+    if width is not None:
+        chosen = ModelSettings(head_prior=Normal(width / _spread(data)))
+    return fit(
         [data.given],
-        backbone,
+        backbone(),
         scorer=data.scorer,
-        settings=FitSettings(seed=seed, scale_learning_rate=rate),
+        guide=MeanField(tolerance=None),
+        model_settings=chosen,
+        settings=settings,
     )
-    seconds = time.perf_counter() - started
+
+
+def _spread(data: Data) -> float:
+    """Say how many units wide a prior of scale 1 of the head's weights is."""
+    still = FitSettings(max_steps=0)
+    model = fit([data.given], backbone(), scorer="class-head", settings=still).model
+    width = float(model.prior("head.weight").variance.max()) ** 0.5
+    return width / model.sites["head.weight"].unit / ModelSettings().head_prior.scale
+
+
+def _steps(data: Data, seed: int) -> int:
+    settings = FitSettings(seed=seed)
+    return settings.length(len(data.given) // settings.batch_size)
+
+
+@cache
+def backbone() -> Backbone:
+    """Load the backbone once."""
+    return load_minilm()
+
+
+def judge(posterior: Posterior, data: Data, seed: int, draws: int = 10) -> Found:
+    """Measure the predictions of development rows."""
+    started = time.perf_counter()
     rows = data.judged.examples[:JUDGED]
-    probabilities = posterior.predict(rows, seed=seed).probabilities
+    probabilities = posterior.predict(rows, draws=draws, seed=seed).probabilities
     labels = [row.label for row in rows]
     measures = {own.__name__: round(own(probabilities, labels), 4) for own in (accuracy, nll, ece)}
-    return {**measures, "steps": steps, "rate": rate, "fit_seconds": round(seconds, 1)}
+    confidence = float(probabilities.max(1).mean())
+    return {
+        **measures,
+        "confidence": round(confidence, 4),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
+
+STUDIES: dict[str, Callable[[Data, int], Iterator[tuple[str, Found]]]] = {
+    "scales": scales,
+    "noise": noise,
+    "head": head,
+}
 
 if __name__ == "__main__":
     main()
