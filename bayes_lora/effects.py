@@ -35,7 +35,8 @@ class Prior(ABC):
             start: Where a fit of the site starts, of the site's shape (the first dimension of an
                 adapter's site counts layers). Priors are centred there: zero for most factors,
                 a random projection for LoRA's A (docs/maths.md says why).
-            unit: The natural size of one entry (see ``Factor``).
+            unit: How wide a prior of scale 1 is: a factor's natural size times its spread (see
+                ``Factor``).
         """
 
     def to_json(self) -> dict[str, Any]:
@@ -53,7 +54,8 @@ class Normal(Prior):
     """Normal(start, (scale * unit)^2) for every entry.
 
     Args:
-        scale: Standard deviation in units of the factor's natural size.
+        scale: Standard deviation in units of the factor's natural size (times the spread of a class
+            head's weights, which is above 1 for more than 6 options).
     """
 
     scale: float = 1.0

@@ -17,8 +17,7 @@ from bayes_lora.backbone import BayesianAdapter
 from bayes_lora.errors import ConfigError
 from bayes_lora.guides import HalfGuide, TrainingFree, products, sample
 from bayes_lora.inference.fit import labelled_rows
-from bayes_lora.inference.likelihood import expected_nll
-from bayes_lora.inference.training_free import turned, unit_noise
+from bayes_lora.inference.training_free import expected_nll, turned, unit_noise
 from bayes_lora.model import BayesianModel, parameter_name
 
 TRAINED = FitSettings(max_steps=15, batch_size=20, learning_rate=0.02)

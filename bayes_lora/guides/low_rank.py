@@ -25,17 +25,13 @@ class LowRank(Family):
     Args:
         rank: Columns of F: in so many directions weights of all sites vary together.
         initial_scale: Where s starts, in units of each factor's natural size, as in ``MeanField``.
-        tolerance: As in ``MeanField``.
     """
 
     rank: int = 8
     initial_scale: float = 0.12
-    tolerance: float | None = 0.03
 
     def __post_init__(self) -> None:
         check_positive("initial_scale", self.initial_scale)
-        if self.tolerance is not None:
-            check_positive("tolerance", self.tolerance)
         if self.rank < 1:
             raise ConfigError(f"The rank of a low-rank guide must be at least 1, not {self.rank}.")
 
@@ -137,10 +133,3 @@ class LowRankGuide(Guide):
             common = self.factor[key].detach().square().sum(0)
             found[name] = (common + self.log_scale[key].detach().mul(2).exp()).sqrt()
         return found
-
-    @torch.no_grad()
-    def scale_noise(self, factor: float) -> None:
-        """Multiply F and all scales, in place."""
-        for key, log_scale in self.log_scale.items():
-            log_scale += math.log(factor)
-            self.factor[key] *= factor

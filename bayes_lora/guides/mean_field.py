@@ -25,18 +25,12 @@ class MeanField(Family):
     Args:
         initial_scale: Where scales start, in units of each factor's natural size. Narrow, so that
             the means find their way before the noise grows to what the data allow.
-        tolerance: By how much noise may raise the mean loss of training rows, in nats a row, where
-            the KL weight is below 1 and no dev rows chose it (``inference.bounded``). None: noise
-            is left as it was fitted.
     """
 
     initial_scale: float = 0.12
-    tolerance: float | None = 0.03
 
     def __post_init__(self) -> None:
         check_positive("initial_scale", self.initial_scale)
-        if self.tolerance is not None:
-            check_positive("tolerance", self.tolerance)
 
     def build(self, model: BayesianModel) -> "MeanFieldGuide":
         """Make the guide."""
@@ -89,12 +83,6 @@ class NormalsGuide(Guide):
     def stddev(self) -> dict[str, Tensor]:
         """Return the Normal sites' scales."""
         return {n: self.log_scale[parameter_name(n)].detach().exp() for n in self.normal}
-
-    @torch.no_grad()
-    def scale_noise(self, factor: float) -> None:
-        """Multiply all scales, in place."""
-        for log_scale in self.log_scale.values():
-            log_scale += math.log(factor)
 
     @property
     def first_random(self) -> dict[str, int]:

@@ -25,7 +25,6 @@ from bayes_lora.guides import (
     MeanField,
     TrainingFree,
 )
-from bayes_lora.inference.bounded import fit_bounded
 from bayes_lora.inference.ensemble import fit_ensemble
 from bayes_lora.inference.ivon import fit_ivon
 from bayes_lora.inference.laplace import fit_laplace
@@ -100,12 +99,12 @@ FIXED = ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), Normal(0.3), kl_wei
 # The mode is to be sharp: what surrounds it is what makes predictions less sure.
 SHARP = ModelSettings(kl_weight=0.1)
 METHODS: dict[type[Family], Method] = {
-    MeanField: Method(fit_bounded, ModelSettings(), Priors.PROPER),
+    MeanField: Method(fit_svi, ModelSettings(), Priors.PROPER),
     Laplace: Method(fit_laplace, SHARP, Priors.PROPER_FIXED),
     DiagonalLaplace: Method(fit_laplace, SHARP, Priors.PROPER_FIXED),
     MAP: Method(fit_svi, FIXED, Priors.FIXED),
     MLE: Method(fit_svi, FLAT, Priors.NONE),
-    LowRank: Method(fit_bounded, ModelSettings(), Priors.PROPER),
+    LowRank: Method(fit_svi, ModelSettings(), Priors.PROPER),
     SWAG: Method(fit_swag, FLAT, Priors.NONE),
     IVON: Method(fit_ivon, ModelSettings(), Priors.PROPER_FIXED),
     MCDropout: Method(fit_svi, FLAT, Priors.FIXED),

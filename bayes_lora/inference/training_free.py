@@ -3,17 +3,19 @@
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_lora.guides import HalfGuide, PointGuide, TrainingFree, products, sample
-from bayes_lora.inference.likelihood import anchors, expected_nll
 from bayes_lora.inference.running import RUNNING, Running
 from bayes_lora.inference.settings import FitSettings
 from bayes_lora.inference.svi import fit_svi
 from bayes_lora.model import BayesianModel, parameter_name
+from bayes_lora.predict import Draws, predict
 from bayes_lora.scorers import LabelledRows
+from calibration import nll
 
 ANCHORS = 512  # training rows that judge the noise, at most
 DRAWS = 8  # with the same base noise at every size
@@ -53,14 +55,14 @@ def fit_training_free(
     fit_svi(model, point, train, settings, dev=dev, running=running)
     guide.loc.load_state_dict(point.loc.state_dict())
     noise = unit_noise(model, guide)
-    rows = anchors(train, ANCHORS, settings.seed)
+    anchors = _anchors(train, settings.seed)
     mean = {name: value.unsqueeze(0) for name, value in guide.mean().items()}
-    most = expected_nll(model, mean, rows) + family.tolerance
+    most = expected_nll(model, mean, anchors) + family.tolerance
     low, high = math.log(SMALLEST), math.log(LARGEST)
     for _ in tqdm(range(STEPS), desc=f"{running.label}, noise", disable=not running.progress):
         middle = (low + high) / 2
         _set_noise(guide, noise, middle)
-        found = expected_nll(model, sample(guide, DRAWS, settings.seed), rows)
+        found = expected_nll(model, sample(guide, DRAWS, settings.seed), anchors)
         low, high = (middle, high) if found <= most else (low, middle)
     _set_noise(guide, noise, low)
 
@@ -106,6 +108,19 @@ def turned(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     B, A = B.double(), A.double()
     turn = torch.linalg.eigh(B.mT @ B).eigenvectors
     return B @ turn, turn.mT @ A, (B @ turn).norm(dim=1)
+
+
+def expected_nll(model: BayesianModel, draws: Draws, rows: LabelledRows) -> float:
+    """Return the mean over draws of their negative log-likelihood of labels, in nats a row."""
+    per_draw = predict(model, draws, rows.rows, keep_draws=True).per_draw
+    assert per_draw is not None
+    return float(np.mean([nll(probabilities, rows.labels) for probabilities in per_draw]))
+
+
+def _anchors(train: LabelledRows, seed: int) -> LabelledRows:
+    """Choose the rows that judge."""
+    chosen = np.random.default_rng(seed).permutation(len(train))[:ANCHORS]
+    return LabelledRows([train.rows[i] for i in chosen], [train.labels[i] for i in chosen])
 
 
 @torch.no_grad()

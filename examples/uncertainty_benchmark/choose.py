@@ -3,8 +3,8 @@
     python examples/uncertainty_benchmark/choose.py STUDY --data DATA --out RESULTS.json
 
     scales   how far log scales may move in a fit
-    noise    by how much noise may raise the loss of training rows; one fit, bounded ever more
-    head     the width of the prior of the head's weights, in units; noise is not bounded
+    noise    how much of a fit's noise predicts
+    head     the width of the prior of the head's weights, in units
 
 DATA and the sets are those of run.py with --development, so that no row of a test file is looked
 at; at most 1,000 rows are judged. Resumable: what is in RESULTS.json is not run again.
@@ -12,6 +12,7 @@ at; at most 1,000 rows are judged. Resumable: what is in RESULTS.json is not run
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,14 +28,11 @@ from common import describe_run, load_minilm, write_json
 
 from bayes_lora import FitSettings, ModelSettings, Normal, Posterior, fit
 from bayes_lora.backbone import Backbone
-from bayes_lora.guides import MeanField
-from bayes_lora.inference.bounded import bound_noise
-from bayes_lora.inference.fit import labelled_rows
 from calibration import accuracy, ece, nll
 
 JUDGED = 1000
 NATS: tuple[float | None, ...] = (None, 1.0, 0.3, 0.1)  # None: the default's rate
-TOLERANCES: tuple[float | None, ...] = (None, 0.06, 0.04, 0.03, 0.02, 0.01)  # None: not bounded
+SHARES = (1.0, 0.75, 0.5, 0.0)  # of the fit's standard deviations
 WIDTHS = (1.5, 3.0, 5.0, 8.0)
 Found = dict[str, Any]
 
@@ -76,14 +74,16 @@ def scales(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
 
 
 def noise(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
-    """Fit once, and bound the noise ever more."""
+    """Fit once, and predict with ever less of its noise."""
     posterior = _fit(data, FitSettings(seed=seed))
-    train = labelled_rows(posterior.model, [data.given])
-    for tolerance in TOLERANCES:
-        if tolerance is not None:
-            bound_noise(posterior.model, posterior.guide, train, tolerance, seed)
-        yield f"tolerance {tolerance}", judge(posterior, data, seed)
-    yield "no noise", judge(posterior, data, seed, draws=0)
+    fitted = {key: own.clone() for key, own in posterior.guide.state_dict().items()}
+    for share in SHARES:
+        scaled = {
+            key: own + math.log(share) if share and "log_scale" in key else own
+            for key, own in fitted.items()
+        }
+        posterior.guide.load_state_dict(scaled)
+        yield f"{share:g} of the noise", judge(posterior, data, seed, draws=10 if share else 0)
 
 
 def head(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
@@ -97,7 +97,7 @@ def head(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
 
 
 def _fit(data: Data, settings: FitSettings, width: float | None = None) -> Posterior:
-    """Fit the default without its bound on noise; with a head's prior of so many units, if any."""
+    """Fit the default; with a prior of the head's weights of so many units, if any."""
     chosen = ModelSettings()
     if width is not None:
         chosen = ModelSettings(head_prior=Normal(width / _spread(data)))
@@ -105,7 +105,6 @@ def _fit(data: Data, settings: FitSettings, width: float | None = None) -> Poste
         [data.given],
         backbone(),
         scorer=data.scorer,
-        guide=MeanField(tolerance=None),
         model_settings=chosen,
         settings=settings,
     )
