@@ -16,6 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from common import describe_run, load_minilm, write_json
 
 from bayes_lora import FitSettings, ModelSettings, Normal, Posterior, fit
 from bayes_lora.backbone import Backbone
+from bayes_lora.scorers import ClassHead
 from calibration import accuracy, ece, nll
 
 JUDGED = 1000
@@ -65,10 +67,11 @@ def main() -> None:
 
 def scales(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
     """Fit with such a rate of scales, and judge."""
-    steps = _steps(data, seed)
+    settings = FitSettings(seed=seed)
+    steps = settings.length(len(data.given) // settings.batch_size)
     for nats in NATS:
-        rate = FitSettings().scale_rate(steps) if nats is None else 2 * nats / steps  # it decays
-        posterior = _fit(data, FitSettings(seed=seed, scale_learning_rate=rate))
+        rate = settings.scale_rate(steps) if nats is None else 2 * nats / steps  # it decays
+        posterior = _fit(data, replace(settings, scale_learning_rate=rate))
         choice = "default" if nats is None else f"{nats:g} nats"
         yield choice, {**judge(posterior, data, seed), "steps": steps, "rate": rate}
 
@@ -88,39 +91,24 @@ def noise(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
 
 def head(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
     """Fit with such a prior of the head's weights, and judge with and without noise."""
-    options = len(data.given.examples[0].options)
+    options = data.given.examples[0].options
+    spread = ClassHead(options, "mean").factors(backbone().hidden_size)["weight"].spread
     for width in WIDTHS:
-        posterior = _fit(data, FitSettings(seed=seed), width)
+        prior = ModelSettings(head_prior=Normal(width / spread))
+        posterior = _fit(data, FitSettings(seed=seed), prior)
         for draws in (10, 0):
             found = judge(posterior, data, seed, draws)
-            yield f"{options} options, {width:g} units, {draws} draws", found
+            yield f"{len(options)} options, {width:g} units, {draws} draws", found
 
 
-def _fit(data: Data, settings: FitSettings, width: float | None = None) -> Posterior:
-    """Fit the default; with a prior of the head's weights of so many units, if any."""
-    chosen = ModelSettings()
-    if width is not None:
-        chosen = ModelSettings(head_prior=Normal(width / _spread(data)))
+def _fit(data: Data, settings: FitSettings, priors: ModelSettings | None = None) -> Posterior:
     return fit(
         [data.given],
         backbone(),
         scorer=data.scorer,
-        model_settings=chosen,
+        model_settings=priors,
         settings=settings,
     )
-
-
-def _spread(data: Data) -> float:
-    """Say how many units wide a prior of scale 1 of the head's weights is."""
-    still = FitSettings(max_steps=0)
-    model = fit([data.given], backbone(), scorer="class-head", settings=still).model
-    width = float(model.prior("head.weight").variance.max()) ** 0.5
-    return width / model.sites["head.weight"].unit / ModelSettings().head_prior.scale
-
-
-def _steps(data: Data, seed: int) -> int:
-    settings = FitSettings(seed=seed)
-    return settings.length(len(data.given) // settings.batch_size)
 
 
 @cache
