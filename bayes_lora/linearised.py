@@ -20,7 +20,7 @@ from bayes_lora.row_gradients import RowPass, row_passes
 from bayes_lora.scorers import Row
 from calibration import entropy
 
-MOST_OPTIONS = 6  # of a row, its likeliest, whose logits vary
+MOST_OPTIONS = 4  # of a row, its likeliest, whose logits vary
 DRAWS = 256  # of logits, which cost next to nothing: about as good as 1e-3 in a probability
 JITTER = 1e-6  # of a row's largest variance, so that alike options have a Cholesky factor too
 
@@ -38,7 +38,7 @@ def predict_linearised(
 ) -> Predictions:
     """Score every row at the guide's mean, and average over Gaussian draws of its logits.
 
-    Of a row with more than 6 options, the 6 likeliest vary; the others stay where they are,
+    Of a row with more than 4 options, the 4 likeliest vary; the others stay where they are,
     relative to the average of these.
 
     Args:

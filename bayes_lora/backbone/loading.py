@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from bayes_lora.backbone.backbone import Backbone
-from bayes_lora.backbone.precision import warn_if_slow
+from bayes_lora.backbone.precision import fastest_attention, warn_if_slow
 from bayes_lora.errors import BayesLoraError, ConfigError, UnsupportedError
 
 MINILM = "minilm"
@@ -60,7 +60,7 @@ def load_backbone(
             weights are read, and no code that comes with a model is run.
         targets: Layers to adapt, as PEFT's ``target_modules``; None for query and value.
         dtype: Of the frozen weights; posteriors stay float32.
-        attention: transformers' ``attn_implementation``, None for its default.
+        attention: transformers' ``attn_implementation``; None: ``fastest_attention``.
         max_length: Longest input in tokens; less where the model has fewer positions.
 
     Raises:
@@ -74,6 +74,7 @@ def load_backbone(
     warn_if_slow(dtype)
     source = source_of(name)
     try:
+        attention = attention or fastest_attention(dtype, max_length)
         loaded, has_head, missing = _load_model(source, dtype, attention)
         pooling = _pooling(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from bayes_lora.errors import SpeedWarning
 
+EAGER_LENGTH = 512  # tokens
+
 
 def float32_or_wider(values: Tensor) -> Tensor:
     """Widen what a half-precision backbone gives, and leave float64 as it is."""
@@ -23,6 +25,16 @@ def multiplies_bfloat16() -> bool:
     # torch has no public name for it; its own tests ask this.
     mkldnn = torch.backends.mkldnn.is_available()
     return mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fastest_attention(dtype: torch.dtype, max_length: int) -> str | None:
+    """Choose how attention is computed: transformers' name for it, None for its default.
+
+    On a processor the default, a fused kernel, goes back through bfloat16 slowly
+    (docs/results.md has figures). Where texts are long it stays, for without it memory is quadratic in the length.
+    """
+    slow = dtype == torch.bfloat16 and not torch.cuda.is_available()
+    return "eager" if slow and max_length <= EAGER_LENGTH else None
 
 
 def warn_if_slow(dtype: torch.dtype) -> None:

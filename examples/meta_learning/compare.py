@@ -109,9 +109,8 @@ def chosen_before(suite: Suite, asked: dict[str, Any], folder: Path) -> dict[str
 
 
 def load(dtype: torch.dtype, suite: Suite) -> Backbone:
-    """Load MiniLM; its attention is faster eager than fused where heads are this small."""
-    length = BUDGETS[suite.name].max_length
-    return load_backbone("minilm", dtype=dtype, max_length=length, attention="eager")
+    """Load MiniLM, texts cut as the suite has it."""
+    return load_backbone("minilm", dtype=dtype, max_length=BUDGETS[suite.name].max_length)
 
 
 def judge(

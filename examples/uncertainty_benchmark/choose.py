@@ -5,6 +5,8 @@
     scales   how far log scales may move in a fit
     noise    how much of a fit's noise predicts
     head     the width of the prior of the head's weights, in units
+    predict  draws of weights, the linearised predictive or the mean alone; beside each, what the
+             temperature that is best on the very rows judged would make of it
 
 DATA and the sets are those of run.py with --development, so that no row of a test file is looked
 at; at most 1,000 rows are judged. Resumable: what is in RESULTS.json is not run again.
@@ -30,12 +32,18 @@ from common import describe_run, load_minilm, write_json
 from bayes_lora import FitSettings, ModelSettings, Normal, Posterior, fit
 from bayes_lora.backbone import Backbone
 from bayes_lora.scorers import ClassHead
-from calibration import accuracy, ece, nll
+from calibration import accuracy, apply_temperature, ece, fit_temperature, nll
 
 JUDGED = 1000
 NATS: tuple[float | None, ...] = (None, 1.0, 0.3, 0.1)  # None: the default's rate
 SHARES = (1.0, 0.75, 0.5, 0.0)  # of the fit's standard deviations
 WIDTHS = (1.5, 3.0, 5.0, 8.0)
+WAYS: dict[str, dict[str, Any]] = {
+    "10 draws": {"draws": 10},
+    "2 draws": {"draws": 2},
+    "linearised": {"linearised": True},
+    "the mean": {"draws": 0},
+}
 Found = dict[str, Any]
 
 
@@ -97,8 +105,15 @@ def head(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
         prior = ModelSettings(head_prior=Normal(width / spread))
         posterior = _fit(data, FitSettings(seed=seed), prior)
         for draws in (10, 0):
-            found = judge(posterior, data, seed, draws)
+            found = judge(posterior, data, seed, draws=draws)
             yield f"{len(options)} options, {width:g} units, {draws} draws", found
+
+
+def predict(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
+    """Fit once, and predict in every way."""
+    posterior = _fit(data, FitSettings(seed=seed))
+    for way, how in WAYS.items():
+        yield way, judge(posterior, data, seed, **how)
 
 
 def _fit(data: Data, settings: FitSettings, priors: ModelSettings | None = None) -> Posterior:
@@ -117,18 +132,21 @@ def backbone() -> Backbone:
     return load_minilm()
 
 
-def judge(posterior: Posterior, data: Data, seed: int, draws: int = 10) -> Found:
-    """Measure the predictions of development rows."""
+def judge(posterior: Posterior, data: Data, seed: int, **how: Any) -> Found:
+    """Measure the predictions of development rows, with 10 draws unless told otherwise."""
     started = time.perf_counter()
     rows = data.judged.examples[:JUDGED]
-    probabilities = posterior.predict(rows, draws=draws, seed=seed).probabilities
+    probabilities = posterior.predict(rows, seed=seed, **({"draws": 10} | how)).probabilities
+    seconds = time.perf_counter() - started
     labels = [row.label for row in rows]
+    temperature = fit_temperature(probabilities, labels)
     measures = {own.__name__: round(own(probabilities, labels), 4) for own in (accuracy, nll, ece)}
-    confidence = float(probabilities.max(1).mean())
     return {
         **measures,
-        "confidence": round(confidence, 4),
-        "seconds": round(time.perf_counter() - started, 1),
+        "confidence": round(float(probabilities.max(1).mean()), 4),
+        "best temperature": round(temperature, 3),
+        "nll with it": round(nll(apply_temperature(probabilities, temperature), labels), 4),
+        "seconds": round(seconds, 1),
     }
 
 
@@ -136,6 +154,7 @@ STUDIES: dict[str, Callable[[Data, int], Iterator[tuple[str, Found]]]] = {
     "scales": scales,
     "noise": noise,
     "head": head,
+    "predict": predict,
 }
 
 if __name__ == "__main__":
