@@ -5,11 +5,11 @@
     scales   how far log scales may move in a fit
     noise    how much of a fit's noise predicts
     head     the width of the prior of the head's weights, in units
-    predict  draws of weights, the linearised predictive or the mean alone; beside each, what the
-             temperature that is best on the very rows judged would make of it
+    weight   the KL weight, and draws of weights, the linearised predictive or the mean alone
 
 DATA and the sets are those of run.py with --development, so that no row of a test file is looked
-at; at most 1,000 rows are judged. Resumable: what is in RESULTS.json is not run again.
+at; at most 1,000 rows are judged. Beside each NLL stands what the temperature that is best on these
+very rows would make of it. Resumable: what is in RESULTS.json is not run again.
 """
 
 import argparse
@@ -38,6 +38,7 @@ JUDGED = 1000
 NATS: tuple[float | None, ...] = (None, 1.0, 0.3, 0.1)  # None: the default's rate
 SHARES = (1.0, 0.75, 0.5, 0.0)  # of the fit's standard deviations
 WIDTHS = (1.5, 3.0, 5.0, 8.0)
+WEIGHTS = (0.3, 1.0)
 WAYS: dict[str, dict[str, Any]] = {
     "10 draws": {"draws": 10},
     "2 draws": {"draws": 2},
@@ -109,11 +110,12 @@ def head(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
             yield f"{len(options)} options, {width:g} units, {draws} draws", found
 
 
-def predict(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
-    """Fit once, and predict in every way."""
-    posterior = _fit(data, FitSettings(seed=seed))
-    for way, how in WAYS.items():
-        yield way, judge(posterior, data, seed, **how)
+def weight(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
+    """Fit with such a KL weight, and predict in every way."""
+    for own in WEIGHTS:
+        posterior = _fit(data, FitSettings(seed=seed), ModelSettings(kl_weight=own))
+        for way, how in WAYS.items():
+            yield f"KL weight {own:g}, {way}", judge(posterior, data, seed, **how)
 
 
 def _fit(data: Data, settings: FitSettings, priors: ModelSettings | None = None) -> Posterior:
@@ -154,7 +156,7 @@ STUDIES: dict[str, Callable[[Data, int], Iterator[tuple[str, Found]]]] = {
     "scales": scales,
     "noise": noise,
     "head": head,
-    "predict": predict,
+    "weight": weight,
 }
 
 if __name__ == "__main__":
