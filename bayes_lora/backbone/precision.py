@@ -30,8 +30,8 @@ def multiplies_bfloat16() -> bool:
 def fastest_attention(dtype: torch.dtype, max_length: int) -> str | None:
     """Choose how attention is computed: transformers' name for it, None for its default.
 
-    On a processor the default, a fused kernel, goes back through bfloat16 slowly
-    (docs/results.md has figures). Where texts are long it stays, for without it memory is quadratic in the length.
+    On a processor the default, a fused kernel, goes back through bfloat16 slowly (docs/results.md
+    has figures). Where texts are long it stays: without it memory is quadratic in the length.
     """
     slow = dtype == torch.bfloat16 and not torch.cuda.is_available()
     return "eager" if slow and max_length <= EAGER_LENGTH else None
