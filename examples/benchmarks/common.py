@@ -38,7 +38,7 @@ def to_task(name: str, rows: list[tuple[str, str]], all_rows: list[tuple[str, st
 def load_minilm() -> Backbone:
     """Load MiniLM as the long comparisons use it, texts cut at 128 tokens.
 
-    On a machine that multiplies bfloat16, a step takes half of float32's time. Elsewhere, float32.
+    On a machine that multiplies bfloat16, a step takes two thirds of the time. Elsewhere, float32.
     """
     dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
     return load_backbone("minilm", max_length=128, dtype=dtype)

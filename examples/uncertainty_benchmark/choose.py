@@ -138,7 +138,7 @@ def judge(posterior: Posterior, data: Data, seed: int, **how: Any) -> Found:
     """Measure the predictions of development rows, with 10 draws unless told otherwise."""
     started = time.perf_counter()
     rows = data.judged.examples[:JUDGED]
-    probabilities = posterior.predict(rows, seed=seed, **({"draws": 10} | how)).probabilities
+    probabilities = posterior.predict(rows, seed=seed, **(how or {"draws": 10})).probabilities
     seconds = time.perf_counter() - started
     labels = [row.label for row in rows]
     temperature = fit_temperature(probabilities, labels)
