@@ -12,6 +12,7 @@ steps: what a pass costs does not depend on what was learned.
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from common import describe_run, write_json
 from timing import Step, in_turns
 
 from bayes_lora import FitSettings, Posterior, Task, fit, load_backbone
-from bayes_lora.data import Example
+from bayes_lora.backbone import Backbone
+from bayes_lora.cli_input import DTYPES
 from bayes_lora.data.generated import generate
 
 ROWS, STEPS = 200, 4
@@ -41,25 +43,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     arguments = parser.parse_args()
     results = describe_run() | {"rows": ROWS, "dtype": arguments.dtype}
-    for name, work, base in studies(getattr(torch, arguments.dtype)):
+    for name, work, base in studies(DTYPES[arguments.dtype]):
         times = in_turns(work, arguments.rounds, warm_up=1)
-        results["results"][name] = {
-            way: {"median_seconds": own.median, f"over_{base}": own.beside(times[base])}
-            for way, own in times.items()
-        }
+        found = results["results"][name] = {}
         for way, own in times.items():
-            print(f"{name} | {way}: {own.median:.2f} s, x {own.beside(times[base])['cpu']:.2f}")
+            ratios = own.beside(times[base])
+            found[way] = {"median_seconds": own.median, f"over_{base}": ratios}
+            print(f"{name} | {way}: {own.median:.2f} s, x {ratios['cpu']:.2f}")
         write_json(results, arguments.out)
 
 
 def studies(dtype: torch.dtype) -> Iterator[tuple[str, dict[str, Step], str]]:
     """Give each study's name, what takes turns in it, and what the others are beside."""
+    backbone = load_backbone("minilm", dtype=dtype)
     for options in OPTIONS:
         task = messages(options)
-        posterior = fitted(task, load_backbone("minilm", dtype=dtype))
+        posterior = fitted(task, backbone)
         yield f"{options} options", ways(posterior, task), "posterior mean"
     task = messages(2)
     for name, run in (("linearised", predicting), ("training", training)):
@@ -73,17 +75,13 @@ def studies(dtype: torch.dtype) -> Iterator[tuple[str, dict[str, Step], str]]:
 def messages(options: int) -> Task:
     """Give messages so many options; what is right is not asked here."""
     names = tuple(f"class {i}" for i in range(options))
-    rows = enumerate(generate(ROWS, seed=0).examples)
-    return Task(
-        "messages",
-        tuple(
-            Example(input=row.input, options=names, label=i % options, where=row.where)
-            for i, row in rows
-        ),
-    )
+    generated = generate(ROWS, seed=0)
+    rows = enumerate(generated.examples)
+    examples = tuple(replace(row, options=names, label=i % options) for i, row in rows)
+    return replace(generated, examples=examples)
 
 
-def fitted(task: Task, backbone: Any, steps: int = 2) -> Posterior:
+def fitted(task: Task, backbone: Backbone, steps: int = 2) -> Posterior:
     """Fit for a few steps."""
     return fit([task], backbone, settings=FitSettings(max_steps=steps))
 
@@ -93,12 +91,12 @@ def ways(posterior: Posterior, task: Task) -> dict[str, Step]:
     return {name: partial(posterior.predict, task.examples, **how) for name, how in WAYS.items()}
 
 
-def predicting(task: Task, backbone: Any) -> Step:
+def predicting(task: Task, backbone: Backbone) -> Step:
     """Predict linearised."""
     return partial(fitted(task, backbone).predict, task.examples, linearised=True)
 
 
-def training(task: Task, backbone: Any) -> Step:
+def training(task: Task, backbone: Backbone) -> Step:
     """Fit for a few steps."""
     return partial(fitted, task, backbone, STEPS)
 
