@@ -277,8 +277,16 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="predictions.jsonl")
-    parser.add_argument("--draws", type=int, help="default 10, linearised 256; 0: posterior mean")
-    parser.add_argument("--linearised", action="store_true", help="draw logits, and not weights")
+    parser.add_argument(
+        "--draws", type=int, help="sets of weights to average over; 0: the posterior mean"
+    )
+    parser.add_argument(
+        "--linearised",
+        action="store_true",
+        default=None,
+        help="average over logits (256, or --draws), and not over weights (10). Default where "
+        "neither is given: what docs/defaults.md found best for the guide and the scorer",
+    )
     parser.add_argument(
         "--recalibrate", choices=RECALIBRATIONS, help="change probabilities as fits --dev best"
     )

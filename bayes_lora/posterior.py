@@ -110,6 +110,12 @@ class Posterior:
         """Whether it can score any options, and not only those of its class head."""
         return not isinstance(self.config.scorer, ClassHead)
 
+    @property
+    def linearises(self) -> bool:
+        """Whether it predicts with the linearised model where ``predict`` is not told how."""
+        class_head = not self.reads_options and self.model.backbone.row_aligned
+        return not self.model.by_level and self.config.guide.linearises(class_head)
+
     def draw(self, num_draws: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Draw all weights but those of levels from the posterior.
 
@@ -135,18 +141,19 @@ class Posterior:
         keep_draws: bool = False,
         progress: Callable[[int], object] = lambda rows: None,
         unknown: str = Unknown.PRIOR,
-        linearised: bool = False,
+        linearised: bool | None = None,
     ) -> Predictions:
         """Give probabilities of each example's options, averaged over posterior draws.
 
         A draw is one coherent set of weights for the whole data set, so results do not depend on
-        the batches or the order of the examples.
+        the batches or the order of the examples. Where neither ``draws`` nor ``linearised`` is
+        given, it is what was found best (docs/defaults.md): ``linearises`` says which.
 
         Args:
             examples: Inputs with their options; at least one (``unlabelled`` makes them of texts).
             draws: Draws to average over; 0 predicts with the posterior mean. No more are taken
-                than differ: one of a point, each member of an ensemble. None: 10, or 256 where
-                ``linearised`` makes them cheap.
+                than differ: one of a point, each member of an ensemble. None: 10 of weights, or
+                256 of logits where predictions are linearised.
             seed: Of the draws.
             tokens_per_pass: Most tokens in one forward pass; None for the device's default.
             keep_draws: Also return each draw's probabilities.
@@ -157,7 +164,8 @@ class Posterior:
                 (``mutual_information``, ``per_draw``); ``population``, none of its own (M2A's
                 dagger); ``average``, the mean of the levels there are.
             linearised: Draw each row's logits from the Gaussian that they are where they are
-                linear in the weights, and not weights (``predict_linearised``).
+                linear in the weights, and not weights (``predict_linearised``). None: no where
+                ``draws`` are given, else what ``linearises`` says.
 
         Raises:
             ConfigError: No examples, a negative number of draws, or no such ``unknown``.
@@ -167,7 +175,9 @@ class Posterior:
         if not examples:
             raise ConfigError("Prediction needs at least one example.")
         check_scorable(self.config.scorer, self.model.backbone, examples)
-        if linearised:
+        if linearised is None:
+            linearised = draws is None and self.linearises
+        elif linearised:
             check_linearisable(self.model)
         wanted = (LINEARISED_DRAWS if linearised else DRAWS) if draws is None else draws
         num_draws = min(wanted, self.guide.most_draws or wanted)

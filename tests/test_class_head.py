@@ -11,7 +11,8 @@ from bayes_lora.data import Example
 
 
 @pytest.mark.parametrize(
-    ("options", "wider"), [(2, 1.0), (6, 1.0), (150, 1 + 4 / 3 * math.log(25))]
+    ("options", "wider"),
+    [(2, 1.0), (6, 1 + 4 / 3 * math.log(3)), (150, 1 + 4 / 3 * math.log(75))],
 )
 def test_the_prior_of_its_weights_is_wider_where_options_are_many(
     options: int, wider: float

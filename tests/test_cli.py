@@ -84,7 +84,7 @@ def test_fit_predict_and_report(place: Workplace) -> None:
     )
     assert place.run("report", "p.jsonl", "m.jsonl", "--out", "report") == (0, "")
     report = json.loads((place.folder / "report" / "report.json").read_text())
-    assert [row["num_draws"] for row in report["predictions"]] == [10, 0]
+    assert [row["num_draws"] for row in report["predictions"]] == [256, 0]
     for row in report["predictions"]:
         assert row["n"] == 2
         assert {"accuracy", "nll", "ece", "brier"} <= row.keys()

@@ -12,7 +12,7 @@ from test_conformance import EXAMPLES, TASK, make_choices
 from bayes_lora import fit, load_backbone
 from bayes_lora.arguments import make_parser
 from bayes_lora.errors import UnsupportedError
-from bayes_lora.guides import DiagonalLaplace, Guide, Laplace, MeanField
+from bayes_lora.guides import BLoB, DiagonalLaplace, Family, Guide, Laplace, MeanField
 from bayes_lora.inference import FitSettings
 from bayes_lora.linearised import MOST_OPTIONS, _covariance, _likeliest, predict_linearised
 from bayes_lora.row_gradients import row_passes
@@ -22,7 +22,7 @@ GUIDES = [MeanField(0.3), Laplace(), Laplace(layers=1), DiagonalLaplace()]
 
 def _scattered(folders: Path, scorer: str, guide: object):
     posterior, rows = unfitted(folders, scorer, guide)
-    if not isinstance(guide, MeanField):
+    if isinstance(guide, Laplace):
         scatter(posterior.guide)
     return posterior, rows
 
@@ -99,6 +99,36 @@ def test_rows_do_not_depend_on_batches_or_order(tiny_folders: Path, guide: objec
     np.testing.assert_allclose(few.per_draw, expected.per_draw[:9], atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("scorer", "guide", "linear"),
+    [
+        ("class-head", MeanField(0.3), True),
+        ("similarity", MeanField(0.3), False),
+        ("class-head", BLoB(0.3), False),
+        ("similarity", Laplace(), True),
+    ],
+)
+def test_how_a_posterior_predicts_where_nobody_says(
+    tiny_folders: Path, scorer: str, guide: Family, linear: bool
+) -> None:
+    posterior, _ = _scattered(tiny_folders, scorer, guide)
+    assert posterior.linearises is linear
+    unsaid = posterior.predict(EXAMPLES)
+    said = posterior.predict(EXAMPLES, linearised=linear)
+    assert np.array_equal(unsaid.probabilities, said.probabilities)
+    assert unsaid.num_draws == (256 if linear else 10)
+    drawn = posterior.predict(EXAMPLES, draws=10)
+    other = posterior.predict(EXAMPLES, linearised=False)
+    assert np.array_equal(drawn.probabilities, other.probabilities)
+    assert np.array_equal(drawn.probabilities, unsaid.probabilities) is not linear
+
+
+def test_levels_are_drawn_where_nobody_says(tiny_folders: Path) -> None:
+    posterior, _ = unfitted(tiny_folders, "class-head", MeanField())
+    posterior.model.by_level = {"user": None}
+    assert not posterior.linearises
+
+
 def test_a_point_is_predicted_as_it_is(tiny_folders: Path) -> None:
     posterior, _ = unfitted(tiny_folders, "class-head", "map")
     found = posterior.predict(EXAMPLES, linearised=True)
@@ -121,4 +151,4 @@ def test_what_cannot_be_linearised_says_so(
 def test_the_command_line_has_the_flag() -> None:
     command = ["predict", "run", "--data", "a.csv", "--out", "b.jsonl"]
     assert make_parser().parse_args([*command, "--linearised"]).linearised
-    assert not make_parser().parse_args(command).linearised
+    assert make_parser().parse_args(command).linearised is None

@@ -16,3 +16,13 @@ class Family(ABC):
     @abstractmethod
     def build(self, model: BayesianModel) -> Guide:
         """Make the guide of a program's sites, at its start."""
+
+    def linearises(self, class_head: bool) -> bool:
+        """Say whether predictions are those of the linearised model where a user does not say.
+
+        docs/defaults.md has what was tried.
+
+        Args:
+            class_head: Whether it predicts for a class head, and not for options that are read.
+        """
+        return False

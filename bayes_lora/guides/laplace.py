@@ -53,6 +53,10 @@ class Laplace(Family):
             return LaplaceGuide(model, self.layers)
         return KroneckerLaplaceGuide(model, self.layers)
 
+    def linearises(self, class_head: bool) -> bool:
+        """Linearise: the curvature is that of the linearised model."""
+        return True
+
 
 @dataclass(frozen=True)
 class DiagonalLaplace(Laplace):

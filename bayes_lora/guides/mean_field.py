@@ -36,6 +36,10 @@ class MeanField(Family):
         """Make the guide."""
         return MeanFieldGuide(model, self.initial_scale)
 
+    def linearises(self, class_head: bool) -> bool:
+        """Linearise under a class head; where options are read, draws of weights are better."""
+        return class_head
+
 
 class NormalsGuide(Guide):
     """Normal(loc, scale^2) for every entry of some sites, a Delta at loc for the others.

@@ -95,7 +95,8 @@ class Method:
             )
 
 
-FIXED = ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), Normal(0.3), kl_weight=1.0)
+FIXED = ModelSettings(Normal(0.3), Normal(0.3), Normal(1.0), Normal(0.3))
+TEMPERED = ModelSettings(kl_weight=0.3)
 # The mode is to be sharp: what surrounds it is what makes predictions less sure.
 SHARP = ModelSettings(kl_weight=0.1)
 METHODS: dict[type[Family], Method] = {
@@ -104,11 +105,11 @@ METHODS: dict[type[Family], Method] = {
     DiagonalLaplace: Method(fit_laplace, SHARP, Priors.PROPER_FIXED),
     MAP: Method(fit_svi, FIXED, Priors.FIXED),
     MLE: Method(fit_svi, FLAT, Priors.NONE),
-    LowRank: Method(fit_svi, ModelSettings(), Priors.PROPER),
+    LowRank: Method(fit_svi, TEMPERED, Priors.PROPER),
     SWAG: Method(fit_swag, FLAT, Priors.NONE),
-    IVON: Method(fit_ivon, ModelSettings(), Priors.PROPER_FIXED),
+    IVON: Method(fit_ivon, TEMPERED, Priors.PROPER_FIXED),
     MCDropout: Method(fit_svi, FLAT, Priors.FIXED),
-    BLoB: Method(fit_svi, ModelSettings(), Priors.PROPER_FIXED),
+    BLoB: Method(fit_svi, TEMPERED, Priors.PROPER_FIXED),
     TrainingFree: Method(fit_training_free, FLAT, Priors.FIXED),
     DeepEnsemble: Method(fit_ensemble, FLAT, Priors.FIXED),
     SVGD: Method(fit_svgd, FIXED, Priors.PROPER_FIXED),

@@ -27,7 +27,7 @@ class ModelSettings:
     projection_prior: Prior = field(default_factory=lambda: Normal(0.3))
     head_prior: Prior = field(default_factory=lambda: Normal(1.5))
     level_prior: Prior = field(default_factory=Pooled)
-    kl_weight: float = 0.3
+    kl_weight: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive("kl_weight", self.kl_weight)
@@ -49,4 +49,4 @@ class ModelSettings:
         return Effect(f"by {by}", adapter, self.level_prior, own, by)
 
 
-FLAT = ModelSettings(Flat(), Flat(), Flat(), Flat(), kl_weight=1.0)
+FLAT = ModelSettings(Flat(), Flat(), Flat(), Flat())

@@ -14,8 +14,7 @@ from bayes_lora.data import Example
 from bayes_lora.scorers.base import Batch, Row
 from bayes_lora.scorers.pooled import PooledScorer, collate_inputs
 
-FEW = 6  # options: priors of the weights of heads with no more were searched
-WIDER = 4 / 3  # times a prior's scale is added for each factor e of options above these
+WIDER = 4 / 3  # times a prior's scale of two options is added for each factor e of further ones
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class ClassHead(PooledScorer):
             (num_options, hidden_size),
             unit=hidden_size**-0.5,
             starts_at_zero=True,
-            spread=1 + WIDER * math.log(max(1.0, num_options / FEW)),
+            spread=1 + WIDER * math.log(num_options / 2),
         )
         return {"weight": weight, "bias": Factor((num_options,), unit=1.0, starts_at_zero=True)}
 

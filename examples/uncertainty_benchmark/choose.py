@@ -5,7 +5,9 @@
     scales   how far log scales may move in a fit
     noise    how much of a fit's noise predicts
     head     the width of the prior of the head's weights, in units
-    weight   the KL weight, and draws of weights, the linearised predictive or the mean alone
+    weight   the KL weight
+
+The last two predict with draws of weights, linearised and with the mean alone.
 
 DATA and the sets are those of run.py with --development, so that no row of a test file is looked
 at; at most 1,000 rows are judged. Beside each NLL stands what the temperature that is best on these
@@ -37,10 +39,11 @@ from calibration import accuracy, apply_temperature, ece, fit_temperature, nll
 JUDGED = 1000
 NATS: tuple[float | None, ...] = (None, 1.0, 0.3, 0.1)  # None: the default's rate
 SHARES = (1.0, 0.75, 0.5, 0.0)  # of the fit's standard deviations
-WIDTHS = (1.5, 3.0, 5.0, 8.0)
+WIDTHS = (1.5, 3.7, 6.0, 10.0)
 WEIGHTS = (0.3, 1.0)
 WAYS: dict[str, dict[str, Any]] = {
     "10 draws": {"draws": 10},
+    "4 draws": {"draws": 4},
     "2 draws": {"draws": 2},
     "linearised": {"linearised": True},
     "the mean": {"draws": 0},
@@ -99,15 +102,14 @@ def noise(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
 
 
 def head(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
-    """Fit with such a prior of the head's weights, and judge with and without noise."""
+    """Fit with such a prior of the head's weights, and predict in every way."""
     options = data.given.examples[0].options
     spread = ClassHead(options, "mean").factors(backbone().hidden_size)["weight"].spread
     for width in WIDTHS:
         prior = ModelSettings(head_prior=Normal(width / spread))
         posterior = _fit(data, FitSettings(seed=seed), prior)
-        for draws in (10, 0):
-            found = judge(posterior, data, seed, draws=draws)
-            yield f"{len(options)} options, {width:g} units, {draws} draws", found
+        for way, how in WAYS.items():
+            yield f"{width:g} units, {way}", judge(posterior, data, seed, **how)
 
 
 def weight(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
@@ -135,10 +137,10 @@ def backbone() -> Backbone:
 
 
 def judge(posterior: Posterior, data: Data, seed: int, **how: Any) -> Found:
-    """Measure the predictions of development rows, with 10 draws unless told otherwise."""
+    """Measure the predictions of development rows, as by default unless told otherwise."""
     started = time.perf_counter()
     rows = data.judged.examples[:JUDGED]
-    probabilities = posterior.predict(rows, seed=seed, **(how or {"draws": 10})).probabilities
+    probabilities = posterior.predict(rows, seed=seed, **how).probabilities
     seconds = time.perf_counter() - started
     labels = [row.label for row in rows]
     temperature = fit_temperature(probabilities, labels)

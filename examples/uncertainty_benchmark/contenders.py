@@ -8,7 +8,7 @@ more.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,7 @@ from calibration import (
     nll,
 )
 
+DRAWN = {"draws": 10}
 METRICS = {
     "accuracy": accuracy,
     "nll": nll,
@@ -51,16 +52,14 @@ class Contender:
         guide: Its name.
         early: Whether rows are held back, to stop early on.
         temperature: Whether a temperature is fitted to these rows too.
-        linearised: Whether predictions are those of the model linearised at the mean.
-        draws: Of weights, to average over.
+        how: What ``Posterior.predict`` is told of how to predict; empty: as it does by default.
         single: Whether it costs a single fit.
     """
 
     guide: str
     early: bool = False
     temperature: bool = False
-    linearised: bool = False
-    draws: int = 10
+    how: Mapping[str, Any] = field(default_factory=dict)
     single: bool = True
 
     @property
@@ -75,14 +74,14 @@ CONTENDERS = {
     "mle-early-temperature": Contender("mle", early=True, temperature=True),
     "map": Contender("map"),
     "mean-field": Contender("mean-field"),
-    "mean-field-2-draws": Contender("mean-field", draws=2),
-    "mean-field-linearised": Contender("mean-field", linearised=True),
+    "mean-field-10-draws": Contender("mean-field", how=DRAWN),
+    "mean-field-2-draws": Contender("mean-field", how={"draws": 2}),
     "low-rank": Contender("low-rank"),
     "ivon": Contender("ivon"),
     "blob": Contender("blob"),
-    "laplace": Contender("laplace"),
-    "laplace-linearised": Contender("laplace", linearised=True),
-    "laplace-diagonal-linearised": Contender("laplace-diagonal", linearised=True),
+    "laplace-10-draws": Contender("laplace", how=DRAWN),
+    "laplace-linearised": Contender("laplace"),
+    "laplace-diagonal-linearised": Contender("laplace-diagonal"),
     "swag": Contender("swag", early=True),
     "mc-dropout": Contender("mc-dropout", early=True),
     "training-free": Contender("training-free", early=True),
@@ -117,12 +116,11 @@ class Fitted:
     def predict(self, task: Task, seed: int) -> Predictions:
         """Answer rows."""
         kind = self.contender
-        how: dict[str, Any] = {"linearised": True} if kind.linearised else {"draws": kind.draws}
-        predictions = self.posterior.predict(task.examples, seed=seed, **how)
+        predictions = self.posterior.predict(task.examples, seed=seed, **kind.how)
         if not kind.temperature:
             return predictions
         assert self.held is not None
-        own = self.posterior.predict(self.held.examples, seed=seed, **how).probabilities
+        own = self.posterior.predict(self.held.examples, seed=seed, **kind.how).probabilities
         options = [len(example.options) for example in self.held.examples]
         return predictions.recalibrated(
             fit_recalibration("temperature", own, self.held.labels, options)
