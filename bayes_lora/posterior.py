@@ -145,7 +145,7 @@ class Posterior:
     ) -> Predictions:
         """Give probabilities of each example's options, averaged over posterior draws.
 
-        A draw is one coherent set of weights for the whole data set, so results do not depend on
+        A draw of weights is one coherent set for the whole data set, so results do not depend on
         the batches or the order of the examples. Where neither ``draws`` nor ``linearised`` is
         given, it is what was found best (docs/defaults.md): ``linearises`` says which.
 
