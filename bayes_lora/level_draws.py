@@ -66,7 +66,9 @@ def draw_levels(
         model: Has the prior of unknown ones.
         found: Which levels.
         num_draws: How many; 0 for the posterior means, as one entry.
-        seed: A level's draw i depends on the seed, its attribute, its name and i alone.
+        seed: A level's draw i depends on the seed, its attribute, its name and i alone. Every
+            second is the mirror image of the one before, as with weights (``sample``): a few
+            draws would otherwise add more noise to a level's rows than is known of it.
 
     Returns:
         Of each effect ``[draws, names, width]``, float32.
@@ -104,4 +106,5 @@ def _of_unknown(table: LevelGuide, effect: LevelEffect, unknown: Unknown) -> tup
 def _noise(seed: int, attribute: str, level: str, num_draws: int, width: int) -> np.ndarray:
     digest = hashlib.sha256(f"{attribute}\0{level}".encode()).digest()
     generator = np.random.default_rng([seed, int.from_bytes(digest[:16], "big")])
-    return generator.standard_normal((num_draws, width), dtype=np.float32)
+    half = generator.standard_normal((-(-num_draws // 2), width), dtype=np.float32)
+    return np.stack([half, -half], axis=1).reshape(-1, width)[:num_draws]

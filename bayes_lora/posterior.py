@@ -197,16 +197,27 @@ class Posterior:
         run = partial(
             self._predict, num_draws=num_draws, seed=seed, tokens_per_pass=tokens_per_pass
         )
-        if asked is not Unknown.PRIOR:
-            return run(scored, find_levels(self.model, examples, asked), keep_draws, progress)
+        if asked is Unknown.PRIOR:
+            return self._predict_unknown(examples, scored, run, keep_draws, progress)
+        return run(scored, find_levels(self.model, examples, asked), keep_draws, progress)
+
+    def _predict_unknown(
+        self,
+        examples: Sequence[Example],
+        scored: Sequence[Row],
+        run: Callable[..., Predictions],
+        keep_draws: bool,
+        progress: Callable[[int], object],
+    ) -> Predictions:
+        """Predict with known levels, and put what an unknown one may be around the population."""
         found = find_levels(self.model, examples, Unknown.POPULATION)
         predicted = run(scored, found, keep_draws, progress)
-        unknown_rows = [i for i, own in enumerate(found.rows) if min(own, default=0) < 0]
-        if not unknown_rows:
+        unknown = [i for i, own in enumerate(found.rows) if min(own, default=0) < 0]
+        if not unknown:
             return predicted
-        found = find_levels(self.model, [examples[i] for i in unknown_rows], Unknown.PRIOR)
-        drawn = run([scored[i] for i in unknown_rows], found, True, lambda rows: None)
-        return around(predicted, unknown_rows, drawn)
+        found = find_levels(self.model, [examples[i] for i in unknown], Unknown.PRIOR)
+        drawn = run([scored[i] for i in unknown], found, True, lambda rows: None)
+        return around(predicted, unknown, drawn)
 
     def _predict(
         self,

@@ -489,6 +489,19 @@ def test_draws_of_levels_have_the_moments_of_posterior_and_prior(posterior: Post
         torch.testing.assert_close(values.std(0), scale, rtol=0.06, atol=0)
 
 
+def test_pairs_of_draws_are_nearer_the_average_than_as_many_independent_ones(
+    posterior: Posterior,
+) -> None:
+    """The noise of a few draws must not cost a level with few rows more than is known of it."""
+    examples = with_levels(EXAMPLES, *KNOWN[:3])
+    per_draw = posterior.predict(examples, draws=500, keep_draws=True).per_draw
+    assert per_draw is not None
+    truth = per_draw.mean(0)
+    pairs = per_draw[:80].reshape(8, 10, *truth.shape).mean(1)
+    independent = per_draw[80:240:2].reshape(8, 10, *truth.shape).mean(1)
+    assert np.square(pairs - truth).mean() < 0.3 * np.square(independent - truth).mean()
+
+
 def test_an_unknown_level_is_less_certain_than_a_known_one(posterior: Posterior) -> None:
     def spread(levels: Mapping[str, str], unknown: str = "prior") -> float:
         examples = with_levels(EXAMPLES, levels)
