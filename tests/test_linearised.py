@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from dense_laplace import covariance, jacobian, many_draws, scatter, unfitted
+from scipy.linalg import hadamard
 from test_conformance import EXAMPLES, TASK, make_choices
 
-from bayes_lora import fit, load_backbone
+from bayes_lora import fit, linearised, load_backbone
 from bayes_lora.arguments import make_parser
 from bayes_lora.errors import UnsupportedError
 from bayes_lora.guides import BLoB, DiagonalLaplace, Family, Guide, Laplace, MeanField
@@ -152,3 +153,48 @@ def test_the_command_line_has_the_flag() -> None:
     command = ["predict", "run", "--data", "a.csv", "--out", "b.jsonl"]
     assert make_parser().parse_args([*command, "--linearised"]).linearised
     assert make_parser().parse_args(command).linearised is None
+
+
+@pytest.mark.parametrize("guide", [MeanField(0.3), Laplace()])
+def test_what_options_that_stay_add_to_the_mutual_information(
+    tiny_folders: Path, monkeypatch: pytest.MonkeyPatch, guide: object
+) -> None:
+    """Averaged over signs it is, with what the others have, all of (1/2) tr(F J S J')."""
+    posterior, _ = _scattered(tiny_folders, "similarity", guide)
+    words = ("red", "warm", "moon", "kind", "dull", "ball", "long", "film")
+    examples = [replace(EXAMPLES[0], options=words[:k], label=0) for k in (8, 7, 6)]
+    rows = posterior.config.scorer.rows(posterior.model.backbone, examples)
+    own = posterior.guide
+    spread = {site: covariance(own, site) for site in own.sites}
+    signs = torch.tensor(hadamard(len(words), dtype=float))  # their average square is exact
+    found = torch.zeros(len(signs), len(rows), dtype=torch.float64)
+    for which, some in enumerate(signs):
+        monkeypatch.setattr(linearised, "_signs", lambda options, some=some: some[:options])
+        for run in row_passes(posterior.model, own.mean(), rows, first=own.first_random):
+            found[which, run.places] = linearised.unsettled(run, own)
+    for row, average in zip(rows, found.mean(0), strict=True):
+        logits, derivatives = jacobian(posterior, row)
+        whole = sum(
+            (flat := derivatives[site].flatten(1)) @ spread[site] @ flat.T for site in spread
+        )
+        kept = _likeliest(logits[None])[0]
+        share = torch.zeros_like(logits).scatter(0, kept, logits[kept].softmax(0))
+        p = logits.softmax(0)
+        m = torch.eye(len(p)) - share  # of logits less the average of those that vary
+        left = p.scatter(0, kept, 0.0)
+        expected = ((left.diag() - left.outer(left)) @ m @ whole @ m.T).trace() / 2
+        assert float(average) == pytest.approx(float(expected) if len(p) > 6 else 0.0, rel=1e-6)
+
+
+def test_many_options_have_more_mutual_information_and_the_same_probabilities(
+    tiny_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posterior, _ = _scattered(tiny_folders, "similarity", MeanField(0.3))
+    words = ("red", "warm", "moon", "kind", "dull", "ball", "long", "film")
+    examples = [replace(EXAMPLES[0], options=words, label=0)]
+    found = posterior.predict(examples, linearised=True)
+    monkeypatch.setattr(linearised, "MANY_OPTIONS", 9)
+    without = posterior.predict(examples, linearised=True)
+    np.testing.assert_array_equal(found.probabilities, without.probabilities)
+    assert found.mutual_information[0] > 1.05 * without.mutual_information[0]
+    assert found.expected_entropy[0] >= 0
