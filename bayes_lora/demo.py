@@ -30,28 +30,28 @@ from bayes_lora.run_config import check_free
 from calibration import write_report
 
 TRAIN_ROWS = 200
-TEST_ROWS = 400
-EPOCHS = 16  # fewer than the default, to be done in two minutes on two cores
+TEST_ROWS = 300
+EPOCHS, BATCH_ROWS = 8, 16  # fewer than the defaults, to be done in a minute on two slow cores
 GUIDES_SHOWN = {"mle": "mle-lora", "mean-field": "bayesian-lora"}
 
 NEW_TASKS = ("clinic", "landlord", "software")  # the other inboxes are to learn from
 INBOX_ROWS = 60  # of each, to learn from
-QUESTIONS = 50  # of each new one
+QUESTIONS = 40  # of each new one
 SUPPORT_SIZES = (0, 4, 16)  # in all
 HELD_OUT = 0.1  # of the inboxes to learn from, for meta-dev
-ALONE = 40  # steps of LoRA on the support alone, which starts from nothing
+ALONE = 24  # steps of LoRA on the support alone, which starts from nothing
 # Fewer, smaller and shorter steps than the defaults, to be done in a minute.
 META = MetaSettings(
-    max_steps=30,
+    max_steps=24,
     tasks_per_step=4,
-    steps=8,
+    steps=6,
     evaluations=1,
     episodes=EpisodeSettings(support=(1, 4), query=16),
 )
 
 USERS, REVIEWS = 40, 400  # to learn from
-UNSEEN, ASKED = 10, 300  # more users, and all users' reviews to predict
-USER_EPOCHS, USER_DRAWS = 5, 8  # fewer than the defaults, to be done in a minute on one core
+UNSEEN, ASKED = 10, 240  # more users, and all users' reviews to predict
+USER_EPOCHS, USER_DRAWS = 3, 8  # fewer than the defaults, to be done in a minute on one core
 
 
 def run_demo(out: Path, seed: int = 0) -> tuple[Path, ...]:
@@ -92,7 +92,7 @@ def compare_fits(out: Path, seed: int) -> None:
     write_csv(test, out / "test.csv")
     files = []
     for guide, name in GUIDES_SHOWN.items():
-        settings = FitSettings(epochs=EPOCHS, seed=seed)
+        settings = FitSettings(epochs=EPOCHS, batch_size=BATCH_ROWS, seed=seed)
         posterior = fit(
             [train], load_backbone(MINILM), guide=guide, settings=settings, progress=True
         )
@@ -151,7 +151,7 @@ def compare_users(out: Path, seed: int) -> None:
     test = generate_reviews(USERS, ASKED, seed, unseen=UNSEEN)
     write_csv(train, out / "reviews" / "train.csv")
     write_csv(test, out / "reviews" / "test.csv")
-    settings = FitSettings(epochs=USER_EPOCHS, seed=seed)
+    settings = FitSettings(epochs=USER_EPOCHS, batch_size=BATCH_ROWS, seed=seed)
     backbone = load_backbone(MINILM)
     posterior = fit([train], backbone, settings=settings, attributes=["user"], progress=True)
     posterior.save_pretrained(out / "by-user")

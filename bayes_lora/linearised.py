@@ -71,12 +71,13 @@ def predict_linearised(
         model, guide.mean(), rows, first=guide.first_random, tokens_per_pass=tokens_per_pass
     )
     for run in passes:
-        more = unsettled(run, guide).double().cpu().numpy()
-        drawn = _drawn(run, guide, noise).softmax(-1).numpy()  # [draws, B, options]
+        kept = likeliest(run.logits.detach())
+        more = unsettled(run, guide, kept).double().cpu().numpy()
+        drawn = _drawn(run, guide, kept, noise).softmax(-1).numpy()  # [draws, B, options]
         mean = drawn.mean(0)
-        kept = drawn if keep_draws else None
         expected = np.maximum(entropy(drawn).mean(0) - more, 0)
-        parts.append(Predictions(mean, entropy(mean), expected, draws, kept))
+        per_draw = drawn if keep_draws else None
+        parts.append(Predictions(mean, entropy(mean), expected, draws, per_draw))
         order += run.places
         progress(len(run.places))
     return reordered(joined(parts), order)
@@ -94,7 +95,7 @@ def check_linearisable(model: BayesianModel) -> None:
         )
 
 
-def unsettled(run: RowPass, guide: Guide) -> Tensor:
+def unsettled(run: RowPass, guide: Guide, kept: Tensor) -> Tensor:
     """Estimate the mutual information that options have whose logits stay, in nats, ``[B]``.
 
     To second order, that of label and weights is half the variance of the logits, over options as
@@ -103,20 +104,25 @@ def unsettled(run: RowPass, guide: Guide) -> Tensor:
     ``sum p m^2 - (sum p m)^2``. That is a sum of squares of as many combinations of logits as
     there are options; random signs of these, alike for all rows, need one backward pass
     (Hutchinson 1990, Communications in Statistics 19). Zero for rows of few options.
+
+    Args:
+        run: The rows' pass.
+        guide: The posterior of the weights.
+        kept: The options that vary, ``[B, kept]``.
     """
     logits = run.logits.detach()
-    kept = torch.zeros_like(logits).scatter_(1, _likeliest(logits), 1.0)
+    vary = torch.zeros_like(logits).scatter_(1, kept, 1.0)
     many = (~logits.isinf()).sum(1, keepdim=True) >= MANY_OPTIONS
     if not bool(many.any()):
         return logits.new_zeros(len(logits))
     p = logits.softmax(-1)
-    left_out = p * (1 - kept) * many
+    left_out = p * (1 - vary) * many
     signs = _signs(logits.shape[1]).to(logits)
     # (diag(r) - a p r'), r the roots of p, times its transpose is diag(p) - p p'.
     a = 1 / (1 + (1 - left_out.sum(1, keepdim=True)).clamp(min=0).sqrt())
     total = (left_out.sqrt() * signs).sum(1, keepdim=True)
     combined = left_out.sqrt() * signs - a * left_out * total
-    average = p * kept / (p * kept).sum(1, keepdim=True)
+    average = p * vary / (p * vary).sum(1, keepdim=True)
     combined = combined - average * combined.sum(1, keepdim=True)
     return guide.roots(run.derivative(combined)).square().sum(1) / 2
 
@@ -126,9 +132,8 @@ def _signs(options: int) -> Tensor:
     return torch.randint(0, 2, (options,), generator=generator) * 2.0 - 1
 
 
-def _drawn(run: RowPass, guide: Guide, noise: Tensor) -> Tensor:
+def _drawn(run: RowPass, guide: Guide, kept: Tensor, noise: Tensor) -> Tensor:
     """Draw the rows' logits up to a constant each, float64 ``[draws, B, options]``, on the CPU."""
-    kept = _likeliest(run.logits.detach())
     covariance = _covariance(run, guide, kept).double().cpu()
     logits, kept = run.logits.detach().double().cpu(), kept.cpu()
     moves = _moves(covariance, noise)  # of the kept options against their first, which stays
@@ -140,7 +145,7 @@ def _drawn(run: RowPass, guide: Guide, noise: Tensor) -> Tensor:
     return drawn.scatter(2, places, logits.gather(1, kept) + moves)
 
 
-def _likeliest(logits: Tensor) -> Tensor:
+def likeliest(logits: Tensor) -> Tensor:
     """Choose the options that vary, in their order: ``[B, kept]``.
 
     In their order, because a tie broken otherwise in another batch would swap their noise.

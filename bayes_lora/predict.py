@@ -35,7 +35,9 @@ class Predictions:
         probabilities: Mean over draws of the options' probabilities, ``[n, most options]``; zero
             where a row has no such option.
         predictive_entropy: Entropy of those, ``[n]``: all uncertainty.
-        expected_entropy: Mean over draws of each draw's entropy, ``[n]``: noise in the data.
+        expected_entropy: Mean over draws of each draw's entropy, ``[n]``: noise in the data. Of
+            linearised predictions of many options less what draws of logits cannot show
+            (``linearised.unsettled``).
         num_draws: Draws averaged over; 0 for the posterior mean's single prediction.
         per_draw: Probabilities under each draw, ``[draws, n, most options]``, when asked for.
     """

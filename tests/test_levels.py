@@ -874,7 +874,7 @@ def test_users_that_differ_are_predicted_better_and_those_that_do_not_no_worse()
 
     def expected(posterior: Posterior, examples: Sequence[Example]) -> np.ndarray:
         """Of a new review of each user."""
-        found = posterior.predict(examples, draws=16, unknown="population").probabilities
+        found = posterior.predict(examples, draws=8, unknown="population").probabilities
         return -(odds * np.log(found.reshape(odds.shape))).sum(2).mean(1)
 
     own, alone = expected(fitted, known), expected(fitted, nobody)

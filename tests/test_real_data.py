@@ -28,7 +28,8 @@ def _sst2(data_folder: Path, split: str, rows: int) -> Task:
 def test_200_sentences_teach_sentiment_and_honesty(data_folder: Path) -> None:
     """Better than always saying 0.5 by a wide margin, and not overconfident; no dev split used."""
     train, dev = _sst2(data_folder, "train", 200), _sst2(data_folder, "dev", 200)
-    posterior = fit([train], load_backbone("minilm"), settings=FitSettings(max_steps=80))
+    backbone = load_backbone("minilm", max_length=32)
+    posterior = fit([train], backbone, settings=FitSettings(max_steps=60))
     predictions = posterior.predict(dev.examples, draws=4)
     assert accuracy(predictions.probabilities, dev.labels) > 0.68
     assert nll(predictions.probabilities, dev.labels) < 0.6
@@ -57,7 +58,7 @@ def test_one_fit_of_four_tasks_beats_zero_shot(data_folder: Path, model: str, sc
         for part in (slice(200), slice(200, 240))
     )
     backbone = load_backbone(path, max_length=32)
-    settings = FitSettings(max_steps=40)
+    settings = FitSettings(max_steps=40, batch_size=16)
     posterior = fit(train, backbone, scorer=scorer, settings=settings)
     before, after = (_macro_nll(p, test) for p in (zero_shot, posterior))
     assert after < before - 0.1, (before, after)

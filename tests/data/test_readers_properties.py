@@ -14,7 +14,7 @@ from bayes_lora.data import Task, read
 from bayes_lora.errors import ConfigError, InputDataError
 
 # A busy machine must not fail a test that is only slow.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 suffixes = st.sampled_from([".csv", ".jsonl"])
 known_options = st.none() | st.just(["a", "b"])
 # Pieces that get a random file past the first checks more often than random bytes do.
