@@ -61,9 +61,10 @@ def minilm() -> Backbone:
 
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random two-layer models on disk, with the most frequent tokens of MiniLM's tokenizer."""
+    """Random two-layer models on disk, with MiniLM's real tokenizer, or its first tokens."""
     folder = tmp_path_factory.mktemp("backbones")
-    tokenizer = _shortened(AutoTokenizer.from_pretrained(str(_minilm_folder())))
+    whole = AutoTokenizer.from_pretrained(str(_minilm_folder()))
+    tokenizer = _shortened(whole)
     sizes = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -84,13 +85,14 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=tokenizer.sep_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    for name, model in (
-        ("tiny-encoder", BertModel(BertConfig(**sizes))),
-        ("tiny-decoder", LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))),
-        ("tiny-encoder-decoder", T5ForConditionalGeneration(t5)),
+    bert = BertConfig(**{**sizes, "vocab_size": len(whole)})
+    for name, model, own in (
+        ("tiny-encoder", BertModel(bert), whole),
+        ("tiny-decoder", LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2)), tokenizer),
+        ("tiny-encoder-decoder", T5ForConditionalGeneration(t5), tokenizer),
     ):
         model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+        own.save_pretrained(folder / name)
     # As T5's own: an end token and no other.
     end = (tokenizer.sep_token, tokenizer.sep_token_id)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

@@ -120,7 +120,7 @@ def test_runs_that_are_asked_with_the_same_seeds_are_no_more_seeds(rng):
     """Support samples move every run's value alike: three runs of five are not fifteen."""
     of_tasks = np.array([[-3.0], [0.0], [1.0], [2.0]])
     found, copies = [], []
-    for trial in range(200):
+    for trial in range(100):
         samples = of_tasks + rng.normal(size=(4, 5))
         crossed = np.repeat(samples[:, np.newaxis], 3, axis=1)
         settings = {"these_tasks": True, "resamples": 300, "seed": trial}
@@ -137,7 +137,7 @@ def test_of_these_tasks_the_interval_covers_the_mean_over_seeds(rng):
         macro_interval(
             of_tasks + rng.normal(size=(4, 15)), these_tasks=True, resamples=300, seed=trial
         )
-        for trial in range(300)
+        for trial in range(200)
     ]
     assert 0.9 <= coverage(found) <= 0.98
     assert np.mean([e.high - e.low for e in found]) < 1.5 * 2 * 1.96 / np.sqrt(60)

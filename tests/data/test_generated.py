@@ -7,6 +7,7 @@ import pytest
 
 from bayes_lora.data import (
     generate,
+    generate_reviews,
     generate_tasks,
     generate_with_probabilities,
     read,
@@ -26,8 +27,9 @@ def test_a_longer_task_begins_like_a_shorter_one() -> None:
 
 
 def test_the_hash_seed_does_not_matter(printed_elsewhere: Callable[[str], str]) -> None:
-    script = "from bayes_lora.data import generate; print(ascii(generate(30, 3)))"
-    assert printed_elsewhere(script) == ascii(generate(30, 3))
+    made = "generate(30, 3), generate_reviews(5, 30, 3)"
+    script = f"from bayes_lora.data import generate, generate_reviews; print(ascii([{made}]))"
+    assert printed_elsewhere(script) == ascii([generate(30, 3), generate_reviews(5, 30, 3)])
 
 
 def test_train_and_test_share_few_sentences_and_repeat_few() -> None:
