@@ -4,9 +4,9 @@
 
 DATA has the folders `classification`, `clinc150` and `unifiedqa`. sets.py says what is learned from
 and judged, contenders.py what is compared. A result is written to OUT/SET/SEED/METHOD.json when it
-is done, and what is there is not done again: kill it when you like, and run several at once with
-other --seeds or --sets. At the end, or with --table-only, OUT/benchmark.html and OUT/benchmark.md
-are written of what is there.
+is done, and what is there is not done again: kill it when you like. Without a GPU each core has a
+fit of its own, of one thread; OMP_NUM_THREADS says how many cores to take. At the end, or with
+--table-only, OUT/benchmark.html and OUT/benchmark.md are written of what is there.
 
 With --development it is for choosing: other seeds, and no row is judged that stands in a test file.
 """
@@ -15,15 +15,16 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from contenders import CONTENDERS, judge, learn
 from page import write_page
-from sets import SETS, Data, load
+from sets import SETS, load
 from transformers.utils import logging
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -45,9 +46,8 @@ def main() -> None:
     if arguments.data is None and not arguments.table_only:
         parser.error("--data is needed to run anything")
     try:
-        for name in () if arguments.table_only else arguments.sets:
-            for seed in arguments.seeds:
-                run_methods(name, seed, arguments)
+        if not arguments.table_only:
+            run_fits(arguments)
         print(write_page(arguments.out))
     except BayesLoraError as error:
         parser.exit(2, f"{error}\n")
@@ -68,27 +68,38 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_methods(name: str, seed: int, arguments: argparse.Namespace) -> None:
-    """Run the methods that have no result yet, for one set and seed."""
-    paths = {own: arguments.out / name / str(seed) / f"{own}.json" for own in arguments.methods}
-    missing = [method for method, path in paths.items() if not path.exists()]
-    if not missing:
-        return
-    data = load(name, arguments.data, seed, development=arguments.development)
-    for methods in together(missing):
-        # A process of its own: memory that another method has freed would be taken for none.
-        with ProcessPoolExecutor(1, mp_context=STARTED) as alone:
-            found = alone.submit(run_fit, methods, data, seed).result()
-        for method, own in found.items():
-            result = {
-                **{key: value for key, value in describe_run().items() if key != "results"},
-                "set": name,
-                "seed": seed,
-                "method": method,
-                "development": arguments.development,
-                **own,
-            }
-            write(result, paths[method])
+def run_fits(arguments: argparse.Namespace) -> None:
+    """Run what has no result yet: without a GPU a fit on each core, else one after the other.
+
+    Each is a process of its own: memory that another fit has freed would be taken for none.
+    """
+    side_by_side = 1 if torch.cuda.is_available() else torch.get_num_threads()
+    folder, development = arguments.data, arguments.development
+    pool = ProcessPoolExecutor(side_by_side, mp_context=STARTED, max_tasks_per_child=1)
+    try:
+        running = [
+            pool.submit(run_fit, methods, name, seed, folder, development)
+            for name in arguments.sets
+            for seed in arguments.seeds
+            for methods in together(missing(name, seed, arguments))
+        ]
+        for done in as_completed(running):
+            for result in done.result():
+                write(result, arguments.out)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def missing(name: str, seed: int, arguments: argparse.Namespace) -> list[str]:
+    """Name the methods that have no result yet for a set and seed."""
+    return [
+        own for own in arguments.methods if not result_path(arguments.out, name, seed, own).exists()
+    ]
+
+
+def result_path(out: Path, name: str, seed: int, method: str) -> Path:
+    """Say where a result is written."""
+    return out / name / str(seed) / f"{method}.json"
 
 
 def together(methods: Iterable[str]) -> list[list[str]]:
@@ -99,23 +110,36 @@ def together(methods: Iterable[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def run_fit(methods: Sequence[str], data: Data, seed: int) -> dict[str, dict[str, Any]]:
+def run_fit(
+    methods: Sequence[str], name: str, seed: int, folder: Path, development: bool
+) -> list[dict[str, Any]]:
     """Fit once, and measure each of the methods that predict from this fit."""
     logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    data = load(name, folder, seed, development=development)
     fitted = learn(CONTENDERS[methods[0]], data, seed, load_minilm())
-    found = {
+    described = {
+        **{key: value for key, value in describe_run().items() if key != "results"},
+        "set": name,
+        "seed": seed,
+        "development": development,
         "rows": len(data.given),
         "fit": asdict(fitted.cost),
         "guide": repr(fitted.posterior.config.guide),
     }
-    return {
-        method: {**found, **judge(replace(fitted, contender=CONTENDERS[method]), data, seed)}
+    return [
+        {
+            **described,
+            "method": method,
+            **judge(replace(fitted, contender=CONTENDERS[method]), data, seed),
+        }
         for method in methods
-    }
+    ]
 
 
-def write(result: dict[str, Any], path: Path) -> None:
+def write(result: dict[str, Any], out: Path) -> None:
     """Write a result, and say what it is."""
+    path = result_path(out, result["set"], result["seed"], result["method"])
     with atomic_text(path) as file:
         file.write(json.dumps(result, indent=1) + "\n")
     figures = ", ".join(f"{key} {result['test'][key]:.4f}" for key in ("accuracy", "nll", "ece"))
