@@ -31,7 +31,7 @@ from bayes_lora.backbone import Backbone, load_backbone
 from bayes_lora.backbone.loading import _minilm_folder
 
 DATA_VARIABLE = "BAYES_LORA_DATA"
-VOCABULARY = 6000  # of the tiny backbones on disk
+VOCABULARY = 6000  # of the tiny decoders on disk
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
