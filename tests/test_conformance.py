@@ -342,7 +342,8 @@ def test_accumulated_batches_equal_one_large_batch(tiny_setup: Setup) -> None:
     rows = len(tiny_setup.examples)
     whole = _fit(tiny_setup, "mle", batch_size=rows, accumulate=1, max_steps=2)
     parts = _fit(tiny_setup, "mle", batch_size=rows // 2, accumulate=2, max_steps=2)
-    _assert_same_steps(parts, whole)
+    for site, value in whole.guide.mean().items():
+        torch.testing.assert_close(parts.guide.mean()[site], value, atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("guide", QUICK)
@@ -383,14 +384,10 @@ def test_checkpointing_changes_memory_and_not_the_fit(setup: Setup, guide: str) 
         _fit_and_count(setup, guide, checkpointing) for checkpointing in (False, True)
     )
     assert sum(calls) == 2 * sum(plain_calls), "not every pass was recomputed"
-    _assert_same_steps(checkpointed, plain)
-
-
-def _assert_same_steps(found: Posterior, expected: Posterior) -> None:
-    """Compare means, but for one weight in a hundred: Adam makes steps of a rounding error too."""
-    for site, value in expected.guide.mean().items():
-        off = (found.guide.mean()[site] - value).abs() > 1e-5 + 1e-3 * value.abs()
-        assert off.float().mean() < 0.01, site
+    for site, value in plain.guide.mean().items():
+        # A fiftieth of a step. It was 1e-5, and one weight in 512 was 1.1e-5 off on a processor
+        # without AVX-512: presumably rounding, of which Adam makes steps; it was not traced.
+        torch.testing.assert_close(checkpointed.guide.mean()[site], value, atol=2e-5, rtol=1e-4)
 
 
 def _skip_rounding(setup: Setup) -> None:

@@ -199,3 +199,7 @@ def test_many_options_have_more_mutual_information_and_the_same_probabilities(
     without = posterior.predict(examples, linearised=True)
     np.testing.assert_array_equal(found.probabilities, without.probabilities)
     assert found.mutual_information[0] > 1.05 * without.mutual_information[0]
+    monkeypatch.setattr(
+        linearised, "unsettled", lambda run, guide, kept: run.logits.new_full((len(kept),), 99.0)
+    )
+    assert posterior.predict(examples, linearised=True).expected_entropy[0] == 0
