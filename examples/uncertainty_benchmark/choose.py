@@ -6,8 +6,9 @@
     noise    how much of a fit's noise predicts
     head     the width of the prior of the head's weights, in units
     weight   the KL weight
+    draws    how many draws predict: means over predictions with other draws of one fit
 
-The last two predict with draws of weights, linearised and with the mean alone.
+`head` and `weight` predict with draws of weights, linearised and with the mean alone.
 
 DATA and the sets are those of run.py with --development, so that no row of a test file is looked
 at; at most 1,000 rows are judged. Beside each NLL stands what the temperature that is best on these
@@ -17,6 +18,7 @@ very rows would make of it. Resumable: what is in RESULTS.json is not run again.
 import argparse
 import json
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +43,7 @@ NATS: tuple[float | None, ...] = (None, 1.0, 0.3, 0.1)  # None: the default's ra
 SHARES = (1.0, 0.75, 0.5, 0.0)  # of the fit's standard deviations
 WIDTHS = (1.5, 3.7, 6.0, 10.0)
 WEIGHTS = (0.3, 1.0)
+DRAWN, COUNTS = 60, (2, 4, 6, 10, 20, 60)
 WAYS: dict[str, dict[str, Any]] = {
     "10 draws": {"draws": 10},
     "4 draws": {"draws": 4},
@@ -120,6 +123,24 @@ def weight(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
             yield f"KL weight {own:g}, {way}", judge(posterior, data, seed, **how)
 
 
+def draws(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
+    """Fit once, draw often, and average over predictions with fewer of these draws."""
+    posterior = _fit(data, FitSettings(seed=seed))
+    rows = data.judged.examples[:JUDGED]
+    labels = [row.label for row in rows]
+    drawn = posterior.predict(rows, draws=DRAWN, seed=seed, keep_draws=True).per_draw
+    assert drawn is not None
+    for count in COUNTS:  # each draw beside its mirror image, as predict has them
+        means = drawn.reshape(-1, count, *drawn.shape[1:]).mean(1)
+        yield (
+            f"{count} draws",
+            {
+                own.__name__: round(statistics.mean(own(mean, labels) for mean in means), 4)
+                for own in (accuracy, nll, ece)
+            },
+        )
+
+
 def _fit(data: Data, settings: FitSettings, priors: ModelSettings | None = None) -> Posterior:
     return fit(
         [data.given],
@@ -159,6 +180,7 @@ STUDIES: dict[str, Callable[[Data, int], Iterator[tuple[str, Found]]]] = {
     "noise": noise,
     "head": head,
     "weight": weight,
+    "draws": draws,
 }
 
 if __name__ == "__main__":
