@@ -12,10 +12,12 @@ from bayes_lora.guides import GUIDES
 from bayes_lora.inference import FitSettings
 from bayes_lora.inference.attributes import RECIPES
 from bayes_lora.level_draws import Unknown
+from bayes_lora.linearised import DRAWS as LOGITS
 from bayes_lora.meta import EpisodeSettings, MetaSettings
 from bayes_lora.meta.settings import AMORTIZATIONS, METHODS
 from bayes_lora.meta.theta import THETA_GUIDES
 from bayes_lora.meta.tuning import STEPS
+from bayes_lora.posterior import DRAWS
 from bayes_lora.scorers import SCORERS
 from calibration.recalibration import RECALIBRATIONS
 
@@ -284,8 +286,8 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "--linearised",
         action="store_true",
         default=None,
-        help="average over logits (256, or --draws), and not over weights (10). Default where "
-        "neither is given: what docs/defaults.md found best for the guide and the scorer",
+        help=f"average over logits ({LOGITS}, or --draws), and not over weights ({DRAWS}). Default "
+        "where neither is given: what docs/defaults.md found best for the guide and the scorer",
     )
     parser.add_argument(
         "--recalibrate", choices=RECALIBRATIONS, help="change probabilities as fits --dev best"

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from bayes_lora.adapters import (
     MultiLoRA,
     VeRA,
 )
+from bayes_lora.backbone import Backbone
 from bayes_lora.data import Example, Kind
 from bayes_lora.errors import RunFolderError
 from bayes_lora.guides import GUIDES, NUTS, SVGD, DeepEnsemble, Family, sample
@@ -216,6 +218,12 @@ def adapted(request: pytest.FixtureRequest, tiny_folders: Path) -> tuple[Setup, 
     return Setup(_path(name, request, tiny_folders), scorer), ADAPTERS[adapter]
 
 
+@cache
+def _loaded(name: str) -> Backbone:
+    """Load a backbone once: as a user's does, it serves one fit after another."""
+    return load_backbone(name)
+
+
 def _fit(
     setup: Setup,
     guide: str,
@@ -227,7 +235,7 @@ def _fit(
     settings = FitSettings(**{**SETTINGS.__dict__, **changes})
     return fit(
         setup.tasks,
-        load_backbone(setup.name),
+        _loaded(setup.name),
         scorer=setup.scorer,
         adapter=adapter,
         guide=FAMILIES[guide],

@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python examples/benchmarks/prediction.py --out RESULTS.json [--rounds 5]
 
-MiniLM under a mean-field posterior with a class head, on the demo's messages: the posterior mean
-(one pass), draws of weights, and the linearised predictive. The same with the attention that
-transformers takes by default, a fused kernel, and with a training step, so that what
-`fastest_attention` chooses can be judged. All take turns; figures are medians. The fit is of two
-steps: what a pass costs does not depend on what was learned.
+MiniLM under a mean-field posterior, on the demo's messages, with a class head or with options read
+as text (`similarity`): the posterior mean (one pass), draws of weights, and the linearised
+predictive. The same with the attention that transformers takes by default, a fused kernel, and with
+a training step, so that what `fastest_attention` chooses can be judged. All take turns; figures are
+medians. The fit is of two steps: what a pass costs does not depend on what was learned.
 """
 
 import argparse
@@ -33,6 +33,7 @@ OPTIONS = (2, 4, 6)
 WAYS: dict[str, dict[str, Any]] = {
     "posterior mean": {"draws": 0},
     "2 draws": {"draws": 2},
+    "6 draws": {"draws": 6},
     "10 draws": {"draws": 10},
     "linearised": {"linearised": True},
 }
@@ -63,6 +64,8 @@ def studies(dtype: torch.dtype) -> Iterator[tuple[str, dict[str, Step], str]]:
         task = messages(options)
         posterior = fitted(task, backbone)
         yield f"{options} options", ways(posterior, task), "posterior mean"
+    posterior = fitted(task, backbone, scorer="similarity")
+    yield f"{options} options, read", ways(posterior, task), "posterior mean"
     task = messages(2)
     for name, run in (("linearised", predicting), ("training", training)):
         attentions = {
@@ -81,9 +84,9 @@ def messages(options: int) -> Task:
     return replace(generated, examples=examples)
 
 
-def fitted(task: Task, backbone: Backbone, steps: int = 2) -> Posterior:
+def fitted(task: Task, backbone: Backbone, steps: int = 2, scorer: str | None = None) -> Posterior:
     """Fit for a few steps."""
-    return fit([task], backbone, settings=FitSettings(max_steps=steps))
+    return fit([task], backbone, scorer=scorer, settings=FitSettings(max_steps=steps))
 
 
 def ways(posterior: Posterior, task: Task) -> dict[str, Step]:
