@@ -117,8 +117,8 @@ def test_how_a_posterior_predicts_where_nobody_says(
     unsaid = posterior.predict(EXAMPLES)
     said = posterior.predict(EXAMPLES, linearised=linear)
     assert np.array_equal(unsaid.probabilities, said.probabilities)
-    assert unsaid.num_draws == (256 if linear else 10)
-    drawn = posterior.predict(EXAMPLES, draws=10)
+    assert unsaid.num_draws == (256 if linear else 6)
+    drawn = posterior.predict(EXAMPLES, draws=6)
     other = posterior.predict(EXAMPLES, linearised=False)
     assert np.array_equal(drawn.probabilities, other.probabilities)
     assert np.array_equal(drawn.probabilities, unsaid.probabilities) is not linear
