@@ -34,7 +34,7 @@ from bayes_lora.run_config import (
 from bayes_lora.scorers import ClassHead, Row, check_scorable, make_scorer
 
 WEIGHTS_FILE = "posterior.safetensors"
-DRAWS = 6  # of weights: 0.003 to 0.01 nats behind ten, in six tenths of the time
+DRAWS = 6  # of weights; docs/defaults.md says what fewer and more of them are worth
 
 
 class Posterior:
