@@ -11,8 +11,9 @@
 `head` and `weight` predict with draws of weights, linearised and with the mean alone.
 
 DATA and the sets are those of run.py with --development, so that no row of a test file is looked
-at; at most 1,000 rows are judged. Beside each NLL stands what the temperature that is best on these
-very rows would make of it. Resumable: what is in RESULTS.json is not run again.
+at; at most 1,000 rows are judged. Beside each NLL, but for `draws`, stands what the temperature
+that is best on these very rows would make of it. Resumable: what is in RESULTS.json is not run
+again.
 """
 
 import argparse
@@ -44,6 +45,7 @@ SHARES = (1.0, 0.75, 0.5, 0.0)  # of the fit's standard deviations
 WIDTHS = (1.5, 3.7, 6.0, 10.0)
 WEIGHTS = (0.3, 1.0)
 DRAWN, COUNTS = 60, (2, 4, 6, 10, 20, 60)
+MEASURES = (accuracy, nll, ece)
 WAYS: dict[str, dict[str, Any]] = {
     "10 draws": {"draws": 10},
     "4 draws": {"draws": 4},
@@ -136,7 +138,7 @@ def draws(data: Data, seed: int) -> Iterator[tuple[str, Found]]:
             f"{count} draws",
             {
                 own.__name__: round(statistics.mean(own(mean, labels) for mean in means), 4)
-                for own in (accuracy, nll, ece)
+                for own in MEASURES
             },
         )
 
@@ -165,7 +167,7 @@ def judge(posterior: Posterior, data: Data, seed: int, **how: Any) -> Found:
     seconds = time.perf_counter() - started
     labels = [row.label for row in rows]
     temperature = fit_temperature(probabilities, labels)
-    measures = {own.__name__: round(own(probabilities, labels), 4) for own in (accuracy, nll, ece)}
+    measures = {own.__name__: round(own(probabilities, labels), 4) for own in MEASURES}
     return {
         **measures,
         "confidence": round(float(probabilities.max(1).mean()), 4),
